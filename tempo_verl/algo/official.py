@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The official TEMPO repository's advantages and value loss, for the ``official`` preset.
+
+Where it differs from ``tempo_verl.algo.advantage`` and ``calibration``: labelled and unlabelled rows share one batch,
+labelled rows keep their true reward and enter the actor loss, whitening is joint, and R is V(x, y_1:T-1).
+
+Here ``values`` are verl's (B, T) columns, aligned with the actions: column t-1 is b_t = V(x, y_1:t-1). A row whose
+mask is all 0 takes part in no statistic. ``is_labeled`` is (B,) or (B, 1), 0/1 or bool, a tensor, array or list.
+"""
+
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tempo_verl.algo.advantage import VARIANCE_EPS, final_value, masked_moments
+
+# Added to a group's standard deviation, as in verl's GRPO.
+GROUP_STD_EPS = 1e-6
+
+Flags = Tensor | npt.ArrayLike
+Ids = Tensor | npt.NDArray[np.generic] | Sequence[Hashable]
+
+
+def em_token_advantage(
+    values: Tensor, token_level_rewards: Tensor, response_mask: Tensor, is_labeled: Flags
+) -> tuple[Tensor, Tensor]:
+    """``em_token``: R - b_t, whitened jointly over the valid tokens of labelled and unlabelled rows.
+
+    Args:
+        values: (B, T) float, b_t.
+        token_level_rewards: (B, T) float; a labelled row's R is its sum.
+        response_mask: (B, T), 1 on the policy's own tokens.
+        is_labeled: (B,).
+
+    Returns:
+        advantages: (B, T). Entries outside the mask are *not* zero: like the official code, which does not mask after
+            whitening, they hold the whitened value of a zero advantage. The actor loss masks them.
+        returns: (B, T), R on valid tokens, zero elsewhere.
+    """
+    valid = response_mask.bool()
+    reward = _reward(values, token_level_rewards, valid, is_labeled)
+    returns = torch.where(valid, reward[:, None], 0)
+    credit = torch.where(valid, returns - values, 0)
+    mean, variance = masked_moments(credit, valid)
+    advantages = (credit - mean) * torch.rsqrt(variance + VARIANCE_EPS)
+    return advantages.to(values.dtype), returns
+
+
+def em_outcome_advantage(
+    values: Tensor, token_level_rewards: Tensor, response_mask: Tensor, is_labeled: Flags, uid: Ids
+) -> tuple[Tensor, Tensor]:
+    """``em``: GRPO over each prompt's responses, with the final value as the reward of unlabelled rows.
+
+    (R - mean) / (std + 1e-6) with the unbiased standard deviation; a prompt with one response keeps R itself, as in
+    verl's GRPO.
+
+    Args:
+        values: (B, T) float, b_t.
+        token_level_rewards: (B, T) float; a labelled row's R is its sum.
+        response_mask: (B, T), 1 on the policy's own tokens.
+        is_labeled: (B,).
+        uid: (B,) prompt of each row.
+
+    Returns:
+        advantages: (B, T), constant along a response, zero outside the mask.
+        returns: (B, T), R on labelled rows and the values themselves on unlabelled ones (hence no value error there),
+            zero outside the mask.
+    """
+    valid = response_mask.bool()
+    reward = _reward(values, token_level_rewards, valid, is_labeled)
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for row, (prompt, has_token) in enumerate(zip(_as_list(uid), valid.any(dim=1).tolist(), strict=True)):
+        if has_token:
+            groups[prompt].append(row)
+    score = torch.zeros_like(reward)
+    for rows in groups.values():
+        group = reward[rows]
+        mean, std = (group.mean(), group.std()) if len(rows) > 1 else (0.0, 1.0)
+        score[rows] = (group - mean) / (std + GROUP_STD_EPS)
+    labeled = _flags(is_labeled, values)[:, None]
+    returns = torch.where(valid, torch.where(labeled, reward[:, None], values), 0)
+    return torch.where(valid, score[:, None], 0), returns
+
+
+def value_loss(
+    new_values: Tensor,
+    values: Tensor,
+    returns: Tensor,
+    response_mask: Tensor,
+    is_labeled: Flags,
+    cliprange_value: float,
+    loss_agg_mode: str = "token-mean",
+) -> tuple[Tensor, Tensor]:
+    """Half the squared value error on labelled rows, clipped on the *mean value of a response*.
+
+    verl clips each token's value to its old value +- cliprange. Here one shift per response moves all its new values
+    so that their mean lies within cliprange of the mean of the old ones; each token then takes the larger of the two
+    errors, as in PPO.
+
+    Args:
+        new_values: (B, T) float, the critic now.
+        values: (B, T) float, the critic before the update.
+        returns: (B, T) float, from either advantage above (they agree on labelled rows).
+        response_mask: (B, T), 1 on the policy's own tokens.
+        is_labeled: (B,); the other rows are left out.
+        cliprange_value: largest change of a response's mean value, in value units.
+        loss_agg_mode: ``token-mean``, ``seq-mean-token-mean``, ``seq-mean-token-sum`` or ``seq-mean-token-sum-norm``,
+            as verl's ``agg_loss``.
+
+    Returns:
+        loss: 0-d, differentiable in ``new_values``; 0 without labelled tokens.
+        clipfrac: 0-d, share of labelled tokens in responses whose mean was clipped.
+
+    Raises:
+        ValueError: unknown ``loss_agg_mode``.
+    """
+    mask = response_mask.bool() & _flags(is_labeled, values)[:, None]
+    tokens = mask.sum(dim=1)
+    new_mean = _masked_sum(new_values, mask) / tokens.clamp(min=1)
+    old_mean = _masked_sum(values, mask) / tokens.clamp(min=1)
+    clipped_mean = torch.clamp(new_mean, old_mean - cliprange_value, old_mean + cliprange_value)
+    clipped_values = new_values + (clipped_mean - new_mean)[:, None]
+    error = torch.maximum(
+        torch.where(mask, new_values - returns, 0).square(), torch.where(mask, clipped_values - returns, 0).square()
+    )
+    clipfrac = tokens[clipped_mean != new_mean].sum() / tokens.sum().clamp(min=1)
+    return 0.5 * _aggregate(error, mask, loss_agg_mode), clipfrac.to(values.dtype)
+
+
+def _aggregate(error: Tensor, mask: Tensor, loss_agg_mode: str) -> Tensor:
+    """verl's ``agg_loss`` on one device. ``error`` and ``mask`` are (B, T); empty rows do not count."""
+    tokens = mask.sum(dim=1)
+    per_row = _masked_sum(error, mask)
+    rows = (tokens > 0).sum().clamp(min=1)
+    if loss_agg_mode == "token-mean":
+        return per_row.sum() / tokens.sum().clamp(min=1)
+    if loss_agg_mode == "seq-mean-token-mean":
+        return (per_row / tokens.clamp(min=1)).sum() / rows
+    if loss_agg_mode == "seq-mean-token-sum":
+        return per_row.sum() / rows
+    if loss_agg_mode == "seq-mean-token-sum-norm":
+        return per_row.sum() / rows / mask.shape[1]
+    raise ValueError(
+        "loss_agg_mode must be 'token-mean', 'seq-mean-token-mean', 'seq-mean-token-sum' or "
+        f"'seq-mean-token-sum-norm', got {loss_agg_mode!r}"
+    )
+
+
+def _reward(values: Tensor, token_level_rewards: Tensor, valid: Tensor, is_labeled: Flags) -> Tensor:
+    """(B,) R: the true reward on labelled rows, the last valid entry of ``values``, V(x, y_1:T-1), on the others."""
+    # A dummy V(x, y_1:T), which before_last_token never reads, completes verl's T columns.
+    final = final_value(torch.nn.functional.pad(values, (0, 1)), valid, "before_last_token")
+    true_reward = _masked_sum(token_level_rewards, valid).to(values.dtype)
+    return torch.where(_flags(is_labeled, values), true_reward, final)
+
+
+def _masked_sum(x: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask, x, 0).sum(dim=1)
+
+
+def _flags(is_labeled: Flags, values: Tensor) -> Tensor:
+    """(B,) bool on the device of ``values``."""
+    if not isinstance(is_labeled, Tensor):
+        # bool() of an object array's entries, as verl's non-tensor batch holds them
+        is_labeled = torch.from_numpy(np.asarray(is_labeled).astype(bool))
+    return is_labeled.reshape(values.shape[0]).bool().to(values.device)
+
+
+def _as_list(uid: Ids) -> list[Hashable]:
+    # Entries of a tensor hash by identity: without tolist() each row would be its own prompt.
+    return uid.tolist() if isinstance(uid, Tensor | np.ndarray) else list(uid)

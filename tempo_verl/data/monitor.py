@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Monitoring answers of D_U: what the ``oracle/`` metrics, and nothing else, may look at."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from tempo_verl.data.streams import Answer
+from tempo_verl.rewards import score
+
+
+class MonitorStore:
+    """Answers by dataset row; responses are checked against them after the policy has been updated."""
+
+    def __init__(self, answers: list[Answer | None]):
+        self._answers = answers
+
+    def correct(self, rows: list[int], responses: list[str]) -> np.ndarray:
+        """(N,) float: 1 right, 0 wrong, nan where the row has no answer."""
+        checked = []
+        for row, response in zip(rows, responses, strict=True):
+            answer = self._answers[row]
+            checked.append(
+                float("nan") if answer is None else float(score(response, answer.ground_truth, answer.style).correct)
+            )
+        return np.array(checked, dtype=float)
+
+
+def oracle_metrics(reward: np.ndarray, correct: np.ndarray) -> dict[str, float]:
+    """Accuracy on D_U and how well the training reward ranks right above wrong.
+
+    Args:
+        reward: (N,) training reward.
+        correct: (N,) from :meth:`MonitorStore.correct`; nan rows are left out.
+
+    Returns:
+        ``accuracy``, and ``auroc`` unless only one class is present; empty if no row has an answer.
+    """
+    known = ~np.isnan(correct)
+    if not known.any():
+        return {}
+    reward, correct = reward[known], correct[known]
+    metrics = {"accuracy": float(correct.mean())}
+    if 0.0 < correct.mean() < 1.0:
+        metrics["auroc"] = float(roc_auc_score(correct, reward))
+    return metrics

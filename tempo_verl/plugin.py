@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``import verl`` loads in every process (entry-point group ``verl.plugins``).
+
+verl imports this module at the end of its own ``__init__``, in Ray workers too, and hides whatever goes wrong here at
+DEBUG level. So nothing heavy happens at import: each registration is a post-import hook that runs when (and only if)
+the verl module it extends is imported, outside verl's try/except, where an error is seen by everybody.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+import wrapt
+from omegaconf import OmegaConf
+
+# verl module -> the tempo_verl function ("module:function") that extends it once it is imported
+HOOKS = {
+    "verl.plugin.platform": "tempo_verl.backends.cpu_platform:register",
+    "verl.trainer.ppo.v1": "tempo_verl.trainer:register",
+    "verl.workers.engine": "tempo_verl.backends.cpu_engine:register",
+    "verl.workers.rollout.base": "tempo_verl.backends.transformers_rollout:register_adapter",
+    "verl.workers.rollout.replica": "tempo_verl.backends.transformers_rollout:register_replica",
+    "verl.utils.model": "tempo_verl.compat:patch_value_head_loading",
+    "verl.utils.distributed": "tempo_verl.compat:patch_process_group",
+}
+
+
+def _extend(module: ModuleType) -> None:
+    target_module, _, function = HOOKS[module.__name__].partition(":")
+    getattr(importlib.import_module(target_module), function)(module)
+
+
+for _name in HOOKS:
+    wrapt.register_post_import_hook(_extend, _name)
+
+
+def _default_hardware() -> str:
+    """The config group ``hardware`` where the user names none."""
+    from tempo_verl.backends.cpu_platform import accelerator_present
+
+    return "fsdp" if accelerator_present() else "cpu"
+
+
+def _required_cpus(num_ranks: int, num_storage_units: int) -> int:
+    from tempo_verl.preflight import required_cpus
+
+    return required_cpus(num_ranks, num_storage_units)
+
+
+# Used by the shipped YAML; registered here because Hydra composes it right after `import verl`.
+OmegaConf.register_new_resolver("tempo_hardware", _default_hardware, replace=True)
+OmegaConf.register_new_resolver("tempo_required_cpus", _required_cpus, replace=True)

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks before anything expensive starts: each user's mistake ends in one line that names the place and the remedy.
+
+Runs as a Hydra callback of the shipped configuration, hence under verl's own launcher too, and in ``tempo-verl train``.
+No model is loaded and Ray is not started (an existing cluster is asked for its CPUs).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from tempo_verl.compat import check_verl_version, missing_head_message
+from tempo_verl.errors import UserError
+from tempo_verl.trainer.settings import TempoSettings
+
+# A model may have a few more ids than its tokenizer (padding to a round number, seen up to 0.3 %), never more.
+MOST_UNUSED_IDS = 0.01
+
+
+class PreflightCallback(Callback):
+    """Stops the process with status 2 and one line on stderr if :func:`check` finds a mistake."""
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            check(config)
+        except UserError as error:
+            # Hydra turns exceptions of callbacks into warnings, but not this one.
+            print(f"tempo-verl: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+
+
+def check(config: DictConfig) -> None:
+    """Run every check, cheap ones first.
+
+    Raises:
+        UserError: the first mistake found.
+    """
+    check_verl_version()
+    settings = TempoSettings.from_config(config)
+    _check_algorithm(config, settings)
+    _check_batches(config, settings)
+    _check_data(config, settings)
+    _check_models(config)
+    _check_ray(config)
+
+
+# ---------------------------------------------------------------------- configuration
+
+
+def _check_algorithm(config: DictConfig, settings: TempoSettings) -> None:
+    if config.trainer.v1.trainer_mode != "tempo":
+        raise UserError(f"trainer.v1.trainer_mode={config.trainer.v1.trainer_mode}: must be tempo for this configuration")
+    if (config.algorithm.gamma, config.algorithm.lam) != (1.0, 1.0):
+        raise UserError(
+            f"algorithm.gamma={config.algorithm.gamma}, algorithm.lam={config.algorithm.lam}: must both be 1, "
+            "the critic estimates P(correct | prefix)"
+        )
+    if config.algorithm.use_kl_in_reward:
+        raise UserError(
+            "algorithm.use_kl_in_reward=true: the reward is the critic's value; "
+            "use actor_rollout_ref.actor.use_kl_loss=true to stay close to the reference policy"
+        )
+    if not config.critic.enable:
+        raise UserError(f"critic.enable={config.critic.enable}: method={settings.method} needs a critic, set it to true")
+
+
+def _check_batches(config: DictConfig, settings: TempoSettings) -> None:
+    ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes
+    actor_mini = config.actor_rollout_ref.actor.ppo_mini_batch_size
+    policy_stream = "unlabeled" if settings.uses_unlabeled else "labeled"
+    policy_batch = getattr(settings, policy_stream).batch_size
+    n = config.actor_rollout_ref.rollout.n
+    if settings.method == "ppo" and settings.labeled.n != n:
+        raise UserError(f"tempo.labeled.n={settings.labeled.n} must equal actor_rollout_ref.rollout.n={n} in method=ppo")
+    critic_mini = settings.calibration.mini_batch_size
+    for mini_name, mini, batch_name, batch, samples in (
+        (
+            "actor_rollout_ref.actor.ppo_mini_batch_size",
+            actor_mini,
+            f"tempo.{policy_stream}.batch_size",
+            policy_batch,
+            actor_mini * n,
+        ),
+        (
+            "tempo.calibration.mini_batch_size",
+            critic_mini,
+            "tempo.labeled.batch_size",
+            settings.labeled.batch_size,
+            critic_mini * settings.labeled.n,
+        ),
+    ):
+        if mini > batch or batch % mini:
+            raise UserError(f"{mini_name}={mini} does not divide {batch_name}={batch}; choose a divisor of {batch}")
+        if _is_fsdp(config) and samples % ranks:
+            raise UserError(
+                f"{mini_name}={mini} makes {samples} samples an update, not a multiple of the {ranks} training processes "
+                "(trainer.n_gpus_per_node x trainer.nnodes); change one of them"
+            )
+
+
+def _is_fsdp(config: DictConfig) -> bool:
+    return str(config.actor_rollout_ref.actor.strategy).startswith("fsdp")
+
+
+# ---------------------------------------------------------------------- data
+
+
+def _check_data(config: DictConfig, settings: TempoSettings) -> None:
+    from tempo_verl.data.validation import check_disjoint, read_questions
+
+    labeled = read_questions("tempo.labeled.files", settings.labeled.files, needs_answers=True)
+    streams = [("tempo.labeled", settings.labeled.batch_size, labeled)]
+    if settings.uses_unlabeled:
+        unlabeled = read_questions("tempo.unlabeled.files", settings.unlabeled.files, needs_answers=False)
+        check_disjoint(labeled, unlabeled)
+        streams.append(("tempo.unlabeled", settings.unlabeled.batch_size, unlabeled))
+    for name, batch_size, questions in streams:
+        if batch_size > len(questions):
+            raise UserError(
+                f"{name}.batch_size={batch_size} is larger than the set ({len(questions)} questions in "
+                f"{questions.source}); set it to at most {len(questions)}"
+            )
+    if config.trainer.test_freq > 0 or config.trainer.val_before_train:
+        read_questions("data.val_files", config.data.val_files, needs_answers=True)
+
+
+# ---------------------------------------------------------------------- models
+
+
+def _check_models(config: DictConfig) -> None:
+    for field in ("actor_rollout_ref.model", "critic.model"):
+        path = OmegaConf.select(config, f"{field}.path")
+        if path is None:
+            raise UserError(f"{field}.path is not set; give a Hugging Face directory or name")
+        local = Path(os.path.expanduser(path))
+        if (path.startswith((".", "/", "~")) or path.count("/") > 1) and not (local / "config.json").is_file():
+            raise UserError(f"{field}.path={path}: no config.json there; give a Hugging Face directory")
+        if local.is_dir():
+            _check_vocabulary(field, local, OmegaConf.select(config, f"{field}.tokenizer_path") or str(local))
+    critic = Path(os.path.expanduser(config.critic.model.path))
+    if _is_fsdp(config) and critic.is_dir() and not config.critic.allow_new_value_head:
+        missing = missing_value_head(critic)
+        if missing:
+            raise UserError(missing_head_message(str(critic), missing))
+
+
+def _check_vocabulary(field: str, model: Path, tokenizer_path: str) -> None:
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        tokens = len(AutoTokenizer.from_pretrained(os.path.expanduser(tokenizer_path)))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{field}.tokenizer_path={tokenizer_path}: no tokenizer ({str(error).splitlines()[0]})") from error
+    vocabulary = AutoConfig.from_pretrained(model).get_text_config().vocab_size
+    if tokens > vocabulary or vocabulary - tokens > MOST_UNUSED_IDS * vocabulary:
+        raise UserError(
+            f"{field}.path={model}: the model's vocabulary has {vocabulary} ids, its tokenizer {tokens}; "
+            "use the tokenizer the model was trained with"
+        )
+
+
+def missing_value_head(path: Path) -> list[str]:
+    """Names of the value-head weights that a critic directory should hold and does not (safetensors headers only)."""
+    import torch
+    from safetensors import safe_open
+    from transformers import AutoConfig, AutoModelForTokenClassification
+
+    config = AutoConfig.from_pretrained(path)
+    config.num_labels = 1
+    with torch.device("meta"):
+        model = AutoModelForTokenClassification.from_config(config)
+    head = {name for name in model.state_dict() if not name.startswith(model.base_model_prefix + ".")}
+    stored: set[str] = set()
+    for file in path.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as weights:
+            stored.update(weights.keys())
+    return sorted(head - stored)
+
+
+# ---------------------------------------------------------------------- Ray
+
+
+def required_cpus(num_ranks: int, num_storage_units: int) -> int:
+    """Logical CPUs of Ray that a run holds, plus one in which the actors that hold none can start.
+
+    verl reserves 3 for each training process, TransferQueue 1 for its controller and 1 for each storage unit. With fewer,
+    TransferQueue's actors wait for ever and verl hangs without a message.
+    """
+    return 3 * num_ranks + num_storage_units + 2
+
+
+def _check_ray(config: DictConfig) -> None:
+    required = required_cpus(
+        config.trainer.n_gpus_per_node * config.trainer.nnodes,
+        config.transfer_queue.backend.SimpleStorage.num_data_storage_units,
+    )
+    available, where = _available_cpus(config)
+    if available < required:
+        raise UserError(
+            f"{where} has {available:g} CPUs, this run needs {required} "
+            f"(3 for each training process, 1 for each of TransferQueue's storage units, 2 more); "
+            "raise ray_kwargs.ray_init.num_cpus or lower transfer_queue.backend.SimpleStorage.num_data_storage_units"
+        )
+
+
+def _available_cpus(config: DictConfig) -> tuple[float, str]:
+    import ray
+
+    if ray.is_initialized():
+        return ray.cluster_resources().get("CPU", 0), "the Ray cluster"
+    options = config.ray_kwargs.get("ray_init", {})
+    address = options.get("address") or os.environ.get("RAY_ADDRESS")
+    if address and address != "local":
+        ray.init(address=address, logging_level="ERROR")
+        try:
+            return ray.cluster_resources().get("CPU", 0), f"the Ray cluster at {address}"
+        finally:
+            ray.shutdown()
+    if options.get("num_cpus") is not None:
+        return options.num_cpus, "ray_kwargs.ray_init.num_cpus: Ray"
+    return os.cpu_count() or 1, "this machine"

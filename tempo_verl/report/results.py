@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The numbers of a report, computed from what a run folder holds.
+
+All shares (accuracies, pass@k, ...) are fractions in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tempo_verl.algo.calibration import calibration_metrics
+from tempo_verl.algo.evaluation import distinct_answers, pass_at_k
+from tempo_verl.report.data import Question, QuestionKey, RunData, Validation
+
+PASS_AT = (1, 4, 8)
+RESAMPLES = 1000
+BOOTSTRAP_SEED = 0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over questions with its bootstrap 95 % interval; None where one question leaves nothing to resample."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """One question set at one validation step. Answer-based fields are None where the dump has no ``pred``."""
+
+    step: int
+    questions: int
+    samples: int  # n, the fewest samples any question has
+    avg: Estimate
+    pass_at: dict[int, float]
+    maj: float | None = None
+    distinct: float | None = None  # mean number of different answers per question
+    malformed: float | None = None  # share of samples without an answer
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """Before and after test-time training on one question set; ``change`` is paired, over the questions in both."""
+
+    before: Score | None
+    after: Score | None
+    change: Estimate | None
+
+    @property
+    def verdict(self) -> str | None:
+        """ "improved", "got worse" or "no clear change"; None where no interval could be computed."""
+        if self.change is None or self.change.low is None or self.change.high is None:
+            return None
+        if self.change.low > 0:
+            return "improved"
+        return "got worse" if self.change.high < 0 else "no clear change"
+
+
+@dataclass(frozen=True)
+class Results:
+    """The numbers behind the report. ``calibration`` has "first" and "last" pooled rounds, where they were saved."""
+
+    name: str
+    sets: dict[str, SetResult]
+    verdict: str
+    calibration: dict[str, dict[str, Any]]
+    validation: list[dict[str, Any]]  # one entry per phase, step and set: the points of the accuracy figure
+    notes: list[str]
+    plots: list[str] = field(default_factory=list)
+
+
+def bootstrap(values: Sequence[float]) -> Estimate:
+    """Mean of one value per question and its percentile bootstrap 95 % interval.
+
+    ``RESAMPLES`` resamples of the questions with a fixed seed, so the same run always gives the same report.
+    """
+    array = np.asarray(values, dtype=float)
+    mean = float(array.mean())
+    if len(array) < 2:
+        return Estimate(mean)
+    picks = np.random.default_rng(BOOTSTRAP_SEED).integers(0, len(array), (RESAMPLES, len(array)))
+    low, high = np.percentile(array[picks].mean(axis=1), [2.5, 97.5])
+    return Estimate(mean, float(low), float(high))
+
+
+def majority_correct(question: Question) -> bool:
+    """Is the plurality of the non-empty answers right? Ties go to the answer that sorts first; no answer is wrong."""
+    votes = Counter(answer for answer in question.answers or () if answer is not None)
+    if not votes:
+        return False
+    winner = min(votes, key=lambda answer: (-votes[answer], answer))
+    marks = zip(question.answers or (), question.correct, strict=True)
+    return any(right for answer, right in marks if answer == winner)
+
+
+def score(step: int, questions: Mapping[QuestionKey, Question]) -> Score:
+    """Score one set (at least one question) at one validation step."""
+    asked = list(questions.values())
+    samples = min(len(q.correct) for q in asked)
+    counts = [(len(q.correct), sum(q.correct)) for q in asked]
+    pass_at = {k: float(np.mean([pass_at_k(n, c, k) for n, c in counts])) for k in PASS_AT if k <= samples}
+    by_answer: dict[str, float] = {}
+    if all(q.answers is not None for q in asked):
+        found = [answer is not None for q in asked for answer in q.answers or ()]
+        by_answer = {
+            "maj": float(np.mean([majority_correct(q) for q in asked])),
+            "distinct": float(np.mean([distinct_answers(q.answers or ()) for q in asked])),
+            "malformed": 1 - float(np.mean(found)),
+        }
+    return Score(step, len(asked), samples, bootstrap([float(np.mean(q.correct)) for q in asked]), pass_at, **by_answer)
+
+
+def compare(steps: Mapping[int, Validation]) -> dict[str, SetResult]:
+    """Every set at the first and at the last of the validation steps; no "after" where there is only one step."""
+    if not steps:
+        return {}
+    first, last = min(steps), max(steps)
+    results = {}
+    for name in sorted(steps[first].keys() | steps[last].keys(), key=set_order):
+        before = steps[first].get(name, {})
+        after = steps[last].get(name, {}) if last != first else {}
+        shared = [(before[key].correct, after[key].correct) for key in before if key in after]
+        gains = [float(np.mean(late) - np.mean(early)) for early, late in shared]
+        results[name] = SetResult(
+            before=score(first, before) if before else None,
+            after=score(last, after) if after else None,
+            change=bootstrap(gains) if gains else None,
+        )
+    return results
+
+
+def set_order(name: str) -> tuple[int, str]:
+    """The set adapted on, then the held-out set, then others by name."""
+    known = ("unlabeled", "heldout")
+    return (known.index(name) if name in known else len(known)), name
+
+
+def verdict_sentence(sets: Mapping[str, SetResult]) -> str:
+    """What the paired intervals say about each set, in words; says so where nothing can be compared."""
+    parts = []
+    for name, result in sets.items():
+        if result.before is None or result.after is None or result.change is None:
+            continue
+        change, label = result.change, set_label(name)
+        moved = f"avg@{result.after.samples} {percent(result.before.avg.value)} → {percent(result.after.avg.value)}"
+        if result.verdict is None:
+            parts.append(f"{label}: {moved}, too few questions for an interval")
+        else:
+            parts.append(f"{label}: {result.verdict}, {moved} ({points(change)})")
+    if parts:
+        return "; ".join(parts) + "."
+    if any(result.before for result in sets.values()):
+        return "Only one validation step was saved, so before and after cannot be compared."
+    return "No validation samples were saved, so this report cannot say whether the run helped."
+
+
+def summarise(run: RunData) -> Results:
+    """All numbers of the report, figures not yet drawn."""
+    sets = compare(run.validation.get("tempo", {}))
+    for name, result in sets.items():
+        before, after = result.before, result.after
+        if before and after and before.questions != after.questions:
+            counts = f"{before.questions} questions before, {after.questions} after"
+            run.notes.append(f"{set_label(name)}: {counts}; the change is over those in both.")
+    calibration = {
+        which: {"rounds": pool.rounds, "samples": len(pool.value), **calibration_metrics(pool.value, pool.correct)}
+        for which, pool in zip(("first", "last"), run.pools, strict=False)
+    }
+    validation = [
+        {"phase": phase, "step": step, "set": name, "avg": score(step, questions).avg}
+        for phase, steps in run.validation.items()
+        for step, sets_at in steps.items()
+        for name, questions in sets_at.items()
+    ]
+    return Results(run.name, sets, verdict_sentence(sets), calibration, validation, run.notes)
+
+
+SET_LABELS = {"unlabeled": "Unlabelled D_U", "heldout": "Held out"}
+
+
+def set_label(name: str) -> str:
+    return SET_LABELS.get(name, name)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def signed(number: float, digits: int = 1) -> str:
+    """``+2.5``, ``−2.5`` with a real minus, which no browser takes for a hyphen to break a line at."""
+    return f"{number:+.{digits}f}".replace("-", "−")
+
+
+def points(change: Estimate) -> str:
+    """A difference of two shares in percentage points, with its interval."""
+    text = f"{signed(100 * change.value)} points"
+    if change.low is None or change.high is None:
+        return text
+    return f"{text}, 95 % interval {signed(100 * change.low)} to {signed(100 * change.high)}"

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small tasks on which the whole method runs on a laptop; the code of the trainer knows none of them."""

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The E-step loss in the form verl's training workers call: micro-batch in, loss and metrics out."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDict
+from verl.utils.metric import AggregationType, Metric
+
+from tempo_verl.algo.calibration import calibration_loss
+from tempo_verl.trainer.queue import final_values_of
+
+
+def value_calibration_loss(model_output: dict, data: TensorDict, dp_group=None, *, loss_agg_mode: str):
+    """Mean squared error between the critic and c(x, y) over the T + 1 response positions.
+
+    verl's own value loss stops at V(x, y_1:T-1) and so never trains the value that TEMPO uses as reward.
+
+    Args:
+        model_output: ``values``, jagged (B, prompt + response).
+        data: micro-batch with ``responses`` (jagged), ``outcome`` (B, 1) = c(x, y) and ``loss_mask``, jagged
+            (B, T + 1): 1 where a value is trained. verl sums that field over the whole mini-batch into
+            ``batch_num_tokens``, which makes the loss independent of how the mini-batch is cut.
+        loss_agg_mode: ``token-mean`` or ``seq-mean-token-mean``.
+
+    Returns:
+        The loss, scaled so that the data-parallel mean of summed micro-batches is the mini-batch loss; and metrics.
+    """
+    values = final_values_of(model_output["values"], data["responses"].offsets().diff().tolist())
+    mask = data["loss_mask"].to_padded_tensor(0).to(values.dtype)
+    outcome = data["outcome"]  # jagged after its way through TransferQueue, with one entry a row
+    target = (outcome.values() if outcome.is_nested else outcome.reshape(-1)).to(values.dtype)
+    loss = data["dp_size"] * calibration_loss(
+        values,
+        target,
+        mask,
+        loss_agg_mode,
+        num_positions=data["batch_num_tokens"],
+        num_sequences=data["global_batch_size"],
+    )
+    with torch.no_grad():
+        mean_value = (values * mask).sum() * data["dp_size"] / data["batch_num_tokens"]
+    metrics = {
+        "critic/vf_loss": Metric(value=loss.detach(), aggregation=AggregationType.SUM),
+        "critic/vpred_mean": Metric(value=mean_value, aggregation=AggregationType.SUM),
+    }
+    return loss, metrics

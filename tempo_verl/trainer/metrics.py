@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics of a round, logged under ``tempo/`` through verl's logger. What is undefined in a round is absent from it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from tempo_verl.algo.calibration import calibration_metrics
+from tempo_verl.algo.evaluation import distinct_answers
+
+
+def prefixed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
+    """``{prefix/name: value}``."""
+    return {f"{prefix}/{name}": value for name, value in metrics.items()}
+
+
+def labeled_metrics(final_value: np.ndarray, correct: np.ndarray) -> dict[str, float]:
+    """How well the critic knows right from wrong on labelled samples it has not yet been fitted on.
+
+    Args:
+        final_value: (N,) V(x, y_1:T) before this round's E-step.
+        correct: (N,) in {0, 1}.
+    """
+    return prefixed("tempo/labeled", calibration_metrics(final_value, correct))
+
+
+def unlabeled_metrics(
+    *,
+    reward: torch.Tensor,
+    first_baseline: torch.Tensor,
+    advantages: torch.Tensor,
+    response_mask: torch.Tensor,
+    entropy: torch.Tensor | None,
+    answers: Sequence[str | None],
+    prompts: Sequence[str],
+) -> dict[str, float]:
+    """What the policy is trained on in this round; real rows only.
+
+    Args:
+        reward: (N,) R.
+        first_baseline: (N,) V(x), the critic's guess before the response.
+        advantages, response_mask: (N, T); the advantages as the actor sees them.
+        entropy: (N, T) policy entropy in nats, or None if it was not computed.
+        answers: extracted answers.
+        prompts: uid of each row's prompt.
+
+    Returns:
+        ``baseline_error`` is the root mean square of R - V(x); ``distinct_answers`` is the mean over prompts of the
+        number of different answers among its responses.
+    """
+    if len(reward) == 0:
+        return {}
+    mask = response_mask.bool()
+    by_prompt: dict[str, list[str | None]] = defaultdict(list)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        by_prompt[prompt].append(answer)
+    metrics = {
+        "reward_mean": reward.mean().item(),
+        "reward_std": reward.std(unbiased=False).item(),
+        "baseline_error": (reward - first_baseline).square().mean().sqrt().item(),
+        "advantage_positive": (advantages[mask] > 0).float().mean().item(),
+        "response_length": mask.sum(-1).float().mean().item(),
+        "distinct_answers": float(np.mean([distinct_answers(group) for group in by_prompt.values()])),
+        "no_answer": float(np.mean([answer is None for answer in answers])),
+    }
+    if entropy is not None:
+        metrics["entropy"] = entropy[mask].mean().item()
+    return prefixed("tempo/unlabeled", metrics)

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The only module that touches TransferQueue: rollouts as tensors on this side, nested fields by key on the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import transfer_queue as tq
+from tensordict import TensorDict
+from transfer_queue import KVBatchMeta
+
+
+def as_jagged(rows: list[torch.Tensor]) -> torch.Tensor:
+    """Rows of different lengths as one jagged nested tensor, the form of every token-level field in the queue."""
+    return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
+
+
+@dataclass
+class Samples:
+    """Rollouts of one stream in a round, in a fixed row order.
+
+    ``meta`` is what verl's worker groups take; rows are written back by its keys, so they are never reordered. verl may
+    have appended synthetic rows to make the batch divisible: ``real`` is False there.
+    """
+
+    meta: KVBatchMeta
+
+    def __len__(self) -> int:
+        return len(self.meta)
+
+    def read(self, *names: str) -> TensorDict:
+        """Fields as stored: jagged for token-level ones."""
+        return tq.kv_batch_get(keys=self.meta.keys, partition_id=self.meta.partition_id, select_fields=list(names))
+
+    def read_objects(self, name: str) -> list[Any]:
+        """A field of Python objects, one a row."""
+        return [getattr(value, "data", value) for value in self.read(name)[name]]
+
+    def write(self, **fields: torch.Tensor | list[torch.Tensor]) -> None:
+        """Store fields: a (B, ...) tensor as it is, a list of B tensors as a jagged one."""
+        stored = {name: as_jagged(value) if isinstance(value, list) else value for name, value in fields.items()}
+        tq.kv_batch_put(
+            keys=self.meta.keys,
+            partition_id=self.meta.partition_id,
+            fields=TensorDict(stored, batch_size=len(self)),
+        )
+
+    def clear(self) -> None:
+        """Drop these rows from the queue."""
+        tq.kv_clear(keys=self.meta.keys, partition_id=self.meta.partition_id)
+
+    @cached_property
+    def real(self) -> np.ndarray:
+        """(B,) bool, False for synthetic padding rows."""
+        return np.array([not tag.get("is_padding", False) for tag in self.meta.tags], dtype=bool)
+
+    @cached_property
+    def _lengths(self) -> tuple[list[int], torch.Tensor]:
+        mask = self.read("response_mask")["response_mask"]
+        return mask.offsets().diff().tolist(), mask.to_padded_tensor(0)
+
+    @property
+    def response_lengths(self) -> list[int]:
+        """Tokens of each response, tool turns included."""
+        return self._lengths[0]
+
+    @property
+    def response_mask(self) -> torch.Tensor:
+        """(B, T) int64: 1 on the policy's own tokens; 0 on tool turns, padding, and all of a synthetic row."""
+        return self._lengths[1]
+
+    @cached_property
+    def prompts(self) -> list[str]:
+        """uid of the prompt of each row."""
+        return [key.split("_")[0] for key in self.meta.keys]
+
+    def unpadded(self, padded: torch.Tensor, extra: int = 0) -> list[torch.Tensor]:
+        """Rows of a (B, T + extra) tensor cut to their own length."""
+        return [row[: length + extra] for row, length in zip(padded, self.response_lengths, strict=True)]
+
+
+def final_values_of(full: torch.Tensor, response_lengths: list[int]) -> torch.Tensor:
+    """The T + 1 response values of each row out of a critic pass over prompt and response.
+
+    Args:
+        full: jagged (B, prompt + response), one value after each input token.
+        response_lengths: tokens of each response.
+
+    Returns:
+        (B, T + 1) padded with 0: V(x), V(x, y_1), ..., V(x, y_1:T).
+    """
+    rows = [row[-(length + 1) :] for row, length in zip(full.unbind(), response_lengths, strict=True)]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+
+def select(meta: KVBatchMeta, prompts: set[str]) -> KVBatchMeta:
+    """The rows of a batch that answer one of ``prompts`` (uids)."""
+    keys = [key for key in meta.keys if key.split("_")[0] in prompts]
+    chosen = meta.select_keys(keys)
+    chosen.extra_info = dict(meta.extra_info or {})
+    return chosen
+
+
+def concatenate(first: KVBatchMeta, second: KVBatchMeta) -> KVBatchMeta:
+    """Both batches as one, rows in this order."""
+    return KVBatchMeta(
+        partition_id=first.partition_id,
+        keys=[*first.keys, *second.keys],
+        tags=[*first.tags, *second.tags],
+        extra_info=dict(first.extra_info or {}),
+    )

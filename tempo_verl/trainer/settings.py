@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``tempo`` section of the configuration, typed. The comments for users are in ``config/tempo_trainer.yaml``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tempo_verl.errors import UserError
+
+METHODS = ("tempo", "ppo")
+FINAL_VALUES = ("after_last_token", "before_last_token")
+
+
+@dataclass
+class LabeledSettings:
+    files: Any = MISSING
+    batch_size: int = 32
+    n: int = 8
+    shuffle: bool = True
+    seed: int = 1
+
+
+@dataclass
+class UnlabeledSettings:
+    files: Any = None
+    batch_size: int = 32
+    shuffle: bool = True
+    seed: int = 2
+
+
+@dataclass
+class CalibrationSettings:
+    interval: int = 1
+    epochs: int = 1
+    lr: float = 1e-6
+    mini_batch_size: int = 32
+    warmup_rounds: int = 0
+    loss_agg_mode: str = "token-mean"
+
+
+@dataclass
+class TempoSettings:
+    """See ``config/tempo_trainer.yaml`` for the meaning of every field."""
+
+    method: str = MISSING
+    rounds: int = 100
+    labeled: LabeledSettings = field(default_factory=LabeledSettings)
+    unlabeled: UnlabeledSettings = field(default_factory=UnlabeledSettings)
+    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
+    final_value: str = "after_last_token"
+    value_range: tuple[float, float] | None = (0.0, 1.0)
+    whiten: bool = True
+    actor_on_labeled: bool = False
+    monitor_oracle: bool = True
+    dump_dir: str | None = None
+    poll_interval: float = 0.05
+
+    @classmethod
+    def from_config(cls, config: DictConfig) -> TempoSettings:
+        """Read and check ``config.tempo``.
+
+        Raises:
+            UserError: an unknown field, a wrong type or a value out of range, named in one line.
+        """
+        try:
+            section = OmegaConf.create(OmegaConf.to_container(config.tempo, resolve=True))
+            settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), section))
+        except OmegaConfBaseException as error:
+            raise UserError(f"tempo.{error.full_key or ''}: {str(error).splitlines()[0]}") from error
+        settings._check()
+        return settings
+
+    def _check(self) -> None:
+        calibration = self.calibration
+        for name, value, least in (
+            ("rounds", self.rounds, 1),
+            ("labeled.batch_size", self.labeled.batch_size, 1),
+            ("labeled.n", self.labeled.n, 1),
+            ("unlabeled.batch_size", self.unlabeled.batch_size, 1),
+            ("calibration.interval", calibration.interval, 1),
+            ("calibration.epochs", calibration.epochs, 1),
+            ("calibration.mini_batch_size", calibration.mini_batch_size, 1),
+            ("calibration.warmup_rounds", calibration.warmup_rounds, 0),
+        ):
+            if value < least:
+                raise UserError(f"tempo.{name}={value} must be at least {least}")
+        for name, value, known in (
+            ("method", self.method, METHODS),
+            ("final_value", self.final_value, FINAL_VALUES),
+            ("calibration.loss_agg_mode", calibration.loss_agg_mode, ("token-mean", "seq-mean-token-mean")),
+        ):
+            if value not in known:
+                raise UserError(f"tempo.{name}={value} is unknown; choose one of {', '.join(known)}")
+        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
+            raise UserError(f"tempo.value_range={list(self.value_range)} must be [low, high] with low < high, or null")
+
+    @property
+    def uses_unlabeled(self) -> bool:
+        """Whether the method rolls out D_U."""
+        return self.method != "ppo"
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round does: fit the critic on D_L, improve the policy, or both."""
+
+    calibrate: bool
+    improve: bool
+
+
+def plan_round(settings: TempoSettings, number: int) -> Round:
+    """The schedule: E-step every ``interval`` rounds, M-step in every round after ``warmup_rounds``.
+
+    Args:
+        number: round, counted from 1.
+    """
+    calibration = settings.calibration
+    warming_up = number <= calibration.warmup_rounds
+    return Round(
+        calibrate=warming_up or settings.method == "ppo" or (number - 1) % calibration.interval == 0,
+        improve=not warming_up,
+    )

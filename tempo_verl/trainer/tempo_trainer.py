@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TEMPO on verl's v1 synchronous trainer: ``trainer.v1.trainer_mode=tempo``.
+
+One round: roll out D_L and D_U together; E-step: fit the critic on D_L; M-step: improve the policy on D_U with the
+critic's final value as reward. Source: arXiv 2604.19295, with the indices fixed in ``tempo_verl.algo.advantage``.
+Only verl's worker-group API is used, so FSDP or Megatron and vLLM or SGLang stay verl's business.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import ray
+import torch
+from torch.utils.data import Dataset
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.utils import create_rl_dataset
+from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
+from verl.utils import tensordict_utils as tu
+from verl.utils.debug import marked_timer
+from verl.utils.metric import reduce_metrics
+from verl.utils.py_functional import rename_dict
+
+from tempo_verl.algo.advantage import advantage, clip_values, final_value
+from tempo_verl.algo.calibration import position_mask
+from tempo_verl.backends.cpu_platform import use_platform_for
+from tempo_verl.data.monitor import MonitorStore, oracle_metrics
+from tempo_verl.data.streams import Stream, Streams, WithoutAnswers
+from tempo_verl.trainer.critic_loss import value_calibration_loss
+from tempo_verl.trainer.metrics import labeled_metrics, prefixed, unlabeled_metrics
+from tempo_verl.trainer.queue import Samples, concatenate, final_values_of, select
+from tempo_verl.trainer.settings import TempoSettings, plan_round
+
+
+@register_trainer("tempo")
+class TempoTrainer(PPOTrainerSync):
+    """Rounds of rollout, E-step and M-step (``tempo.method=tempo``), or of PPO on D_L (``tempo.method=ppo``)."""
+
+    def __init__(self, config):
+        use_platform_for(config.trainer.device)
+        self.settings = TempoSettings.from_config(config)
+        super().__init__(config)
+
+    # ------------------------------------------------------------------ one round
+
+    def step(self, metrics: dict, timing_raw: dict) -> KVBatchMeta:
+        """One round. Returns the rows whose metrics verl logs and which it then clears from the queue."""
+        plan = plan_round(self.settings, self.global_steps)
+        self._record: dict[str, np.ndarray] = {}
+
+        with marked_timer("gen", timing_raw):
+            labeled, unlabeled = self._rollout(plan, metrics)
+
+        if self.settings.method == "ppo":
+            trained = self._ppo_step(labeled, plan, metrics, timing_raw)
+        else:
+            if plan.calibrate:
+                with marked_timer("e_step", timing_raw):
+                    labeled = self._e_step(labeled, metrics)
+            if plan.improve:
+                with marked_timer("m_step", timing_raw):
+                    trained = self._m_step(unlabeled, labeled, metrics, timing_raw)
+                self._monitor(trained, metrics)
+            else:
+                trained = labeled
+
+        if labeled is not None and labeled is not trained:
+            self._clear_except(labeled, trained)
+        phases = {"rollout": "gen", "e_step": "e_step", "m_step": "m_step"}
+        metrics.update({f"tempo/time/{name}_s": timing_raw[key] for name, key in phases.items() if key in timing_raw})
+        self._dump(self._record)
+        return trained.meta
+
+    def _rollout(self, plan, metrics: dict) -> tuple[Samples | None, KVBatchMeta | None]:
+        """Generate for both streams in one phase, so that the inference engine is filled once."""
+        submitted: dict[str, set[str]] = {}
+        if plan.calibrate:
+            submitted["labeled"] = self._submit(self.streams.labeled, n=self.settings.labeled.n)
+        if plan.improve and self.streams.unlabeled is not None:
+            submitted["unlabeled"] = self._submit(self.streams.unlabeled)
+        self.on_sample_begin()
+        batch, sample_metrics = self.replay_buffer.sample(
+            global_steps=self.global_steps, partition_id="train", batch_size=sum(map(len, submitted.values()))
+        )
+        metrics.update(sample_metrics)
+        batch.extra_info["temperature"] = self.config.actor_rollout_ref.rollout.temperature
+        self.on_sample_end()
+        for name in submitted:
+            metrics[f"tempo/{name}/epoch"] = getattr(self.streams, name).epoch
+
+        parts = {name: select(batch, prompts) for name, prompts in submitted.items()}
+        for name, part in parts.items():
+            if len(part) == 0:
+                raise RuntimeError(f"no {name} rollout of round {self.global_steps} succeeded; see the agent-loop log")
+        labeled, unlabeled = parts.get("labeled"), parts.get("unlabeled")
+        if labeled is not None:
+            multiple = self._critic_mini_batch
+            if self.settings.method == "ppo":
+                multiple = math.lcm(multiple, self._actor_mini_batch)
+            labeled = self._balanced(labeled, multiple, metrics, "labeled_seqlen")
+        return labeled, unlabeled
+
+    def _e_step(self, labeled: Samples, metrics: dict) -> Samples:
+        """Fit the critic on D_L; nothing else touches it. Its calibration is measured before the fit."""
+        values, outcome = self._values(labeled), self._outcome(labeled)
+        self._measure_critic(labeled, values, outcome, metrics)
+        self._fit_critic(labeled, outcome, metrics)
+        self._store_advantage(labeled, values, outcome)
+        return labeled
+
+    def _m_step(self, unlabeled: KVBatchMeta, labeled: Samples | None, metrics: dict, timing_raw: dict) -> Samples:
+        """Improve the policy on D_U, rewarded by the critic as it is after this round's E-step."""
+        settings = self.settings
+        on_policy, guided = unlabeled, None
+        if settings.actor_on_labeled and labeled is not None:
+            guided = select(labeled.meta, {prompt for prompt, real in zip(labeled.prompts, labeled.real) if real})
+            on_policy = concatenate(unlabeled, guided)
+        samples = self._balanced(on_policy, self._actor_mini_batch, metrics, "global_seqlen")
+
+        values = clip_values(self._values(samples), settings.value_range)
+        reward = final_value(values, samples.response_mask, settings.final_value)
+        if guided is not None:
+            has_label = torch.tensor([key in set(guided.keys) for key in samples.meta.keys])
+            reward = torch.where(has_label, self._outcome(samples), reward)
+        advantages = self._store_advantage(samples, values, reward)
+        entropy = self._update_policy(samples, metrics, timing_raw)
+        self._measure_policy(samples, set(unlabeled.keys), values, reward, advantages, entropy, metrics)
+        return samples
+
+    def _ppo_step(self, labeled: Samples, plan, metrics: dict, timing_raw: dict) -> Samples:
+        """PPO on D_L: with gamma = lambda = 1, GAE is c(x, y) - V(x, y_1:t-1) and every return is c(x, y)."""
+        values, outcome = self._values(labeled), self._outcome(labeled)
+        self._measure_critic(labeled, values, outcome, metrics)
+        self._store_advantage(labeled, values, outcome)
+        with marked_timer("update_critic", timing_raw):
+            self._fit_critic(labeled, outcome, metrics)
+        if plan.improve:
+            self._update_policy(labeled, metrics, timing_raw)
+        return labeled
+
+    # ------------------------------------------------------------------ the critic
+
+    def _values(self, samples: Samples) -> torch.Tensor:
+        """(B, T + 1) values V(x, y_1:t), t = 0..T, of the critic as it is now."""
+        samples.meta.extra_info.update(compute_loss=False, temperature=self.config.actor_rollout_ref.rollout.temperature)
+        ray.get(self.critic_wg.infer_batch(samples.meta).futures)
+        return final_values_of(samples.read("values")["values"].float(), samples.response_lengths)
+
+    def _outcome(self, samples: Samples) -> torch.Tensor:
+        """(B,) c(x, y) in {0, 1} as the verifier found it; 0 for rows without a label."""
+        infos = [extra.get("reward_extra_info", {}) for extra in samples.read_objects("extra_fields")]
+        return torch.tensor([float(info.get("acc", 0.0)) for info in infos])
+
+    def _fit_critic(self, samples: Samples, outcome: torch.Tensor, metrics: dict) -> None:
+        """Minimise the mean squared error between every V(x, y_1:t), t = 0..T, and c(x, y)."""
+        calibration = self.settings.calibration
+        samples.write(
+            outcome=outcome.unsqueeze(-1),
+            loss_mask=samples.unpadded(position_mask(samples.response_mask), extra=1),
+        )
+        samples.meta.extra_info.update(
+            global_batch_size=self._critic_mini_batch,
+            mini_batch_size=self._critic_mini_batch,
+            epochs=calibration.epochs,
+            seed=self.config.critic.data_loader_seed + self.global_steps,
+            dataloader_kwargs={"shuffle": True},
+            temperature=self.config.actor_rollout_ref.rollout.temperature,
+        )
+        output = rename_dict(self.critic_wg.train_mini_batch(samples.meta).get()["metrics"], "critic/")
+        output["perf/mfu/critic"] = output.pop("critic/mfu")
+        metrics.update(reduce_metrics(output))
+
+    @property
+    def _critic_mini_batch(self) -> int:
+        """Samples in one critic update."""
+        return self.settings.calibration.mini_batch_size * self.settings.labeled.n
+
+    # ------------------------------------------------------------------ the policy
+
+    def _store_advantage(self, samples: Samples, values: torch.Tensor, reward: torch.Tensor) -> torch.Tensor:
+        """A_t = R - V(x, y_1:t-1), whitened over the round; written in verl's fields, where its losses look for them."""
+        advantages = advantage(values, reward, samples.response_mask, whiten_advantage=self.settings.whiten)
+        token_reward = torch.zeros_like(advantages)
+        last = torch.tensor(samples.response_lengths) - 1
+        token_reward[torch.arange(len(samples)), last] = reward * torch.from_numpy(samples.real)
+        samples.write(
+            values=samples.unpadded(values[:, :-1]),
+            advantages=samples.unpadded(advantages),
+            returns=samples.unpadded(reward.unsqueeze(-1) * samples.response_mask),
+            rm_scores=samples.unpadded(token_reward),
+            loss_mask=samples.unpadded(samples.response_mask),
+        )
+        return advantages
+
+    def _update_policy(self, samples: Samples, metrics: dict, timing_raw: dict) -> torch.Tensor | None:
+        """verl's own actor update on the stored advantages. Returns the (B, T) entropy if it was computed."""
+        with marked_timer("old_log_prob", timing_raw):
+            samples.meta = self._compute_old_log_prob(samples.meta, metrics=metrics)
+        bypass = (self.config.algorithm.get("rollout_correction") or {}).get("bypass_mode", False)
+        entropy = None if bypass else samples.read("entropy")["entropy"].to_padded_tensor(0.0)
+        if self.use_reference_policy:
+            with marked_timer("ref", timing_raw):
+                samples.meta = self._compute_ref_log_prob(samples.meta, metrics=metrics)
+        with marked_timer("update_actor", timing_raw):
+            samples.meta = self._update_actor(samples.meta, metrics=metrics)
+        return entropy
+
+    @property
+    def _actor_mini_batch(self) -> int:
+        """Samples in one policy update."""
+        return self.config.actor_rollout_ref.actor.ppo_mini_batch_size * self.config.actor_rollout_ref.rollout.n
+
+    # ------------------------------------------------------------------ measuring
+
+    def _measure_critic(self, samples: Samples, values: torch.Tensor, outcome: torch.Tensor, metrics: dict) -> None:
+        score = final_value(values, samples.response_mask).numpy()[samples.real]
+        correct = outcome.numpy()[samples.real]
+        metrics.update(labeled_metrics(score, correct))
+        self._record |= {"labeled_value": score, "labeled_correct": correct}
+
+    def _measure_policy(self, samples, unlabeled_keys, values, reward, advantages, entropy, metrics) -> None:
+        rows = np.flatnonzero([key in unlabeled_keys for key in samples.meta.keys])
+        infos = [extra.get("reward_extra_info", {}) for extra in samples.read_objects("extra_fields")]
+        metrics.update(
+            unlabeled_metrics(
+                reward=reward[rows],
+                first_baseline=values[rows, 0],
+                advantages=advantages[rows],
+                response_mask=samples.response_mask[rows],
+                entropy=None if entropy is None else entropy[rows],
+                answers=[infos[row].get("pred") for row in rows],
+                prompts=[samples.prompts[row] for row in rows],
+            )
+        )
+        self._monitored = (rows, reward[rows].numpy())
+        self._record |= {
+            "unlabeled_values": values[rows].numpy(),
+            "unlabeled_reward": reward[rows].numpy(),
+            "unlabeled_advantages": advantages[rows].numpy(),
+            "unlabeled_mask": samples.response_mask[rows].numpy(),
+        }
+
+    def _monitor(self, samples: Samples, metrics: dict) -> None:
+        """The ``oracle/`` metrics: D_U's answers are looked at after the update, and by nothing but this."""
+        if self.monitor is None:
+            return
+        rows, reward = self._monitored
+        fields = samples.read("row", "responses")
+        responses = self.tokenizer.batch_decode([ids.tolist() for ids in fields["responses"].unbind()], skip_special_tokens=True)
+        correct = self.monitor.correct([int(fields["row"][row]) for row in rows], [responses[row] for row in rows])
+        metrics.update(prefixed("tempo/oracle", oracle_metrics(reward, correct)))
+
+    def _dump(self, record: dict[str, np.ndarray]) -> None:
+        if self.settings.dump_dir is not None:
+            folder = Path(self.settings.dump_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            np.savez_compressed(folder / f"round_{self.global_steps:06d}.npz", **record)
+
+    # ------------------------------------------------------------------ set-up and plumbing
+
+    def _build_replay_buffer(self):
+        # verl takes any trainer name but "sync" for an asynchronous one, in six places; this one rolls out in sync.
+        self.trainer_mode = "sync"
+        buffer = super()._build_replay_buffer()
+        buffer.poll_interval = self.settings.poll_interval
+        return buffer
+
+    def _setup(self) -> None:
+        super()._setup()
+        self.critic_wg.set_loss_fn(
+            partial(value_calibration_loss, loss_agg_mode=self.settings.calibration.loss_agg_mode)
+        )
+
+    def _init_dataloader(self) -> None:
+        """verl reads ``data.train_files`` (the stream the policy learns on) and the validation set; we make streams."""
+        super()._init_dataloader()
+        settings = self.settings
+
+        def stream(rows: Dataset, options) -> Stream:
+            return Stream(
+                rows, options.batch_size, options.shuffle, options.seed, self.config.data.dataloader_num_workers
+            )
+
+        if settings.uses_unlabeled:
+            labeled_rows = create_rl_dataset(settings.labeled.files, self.config.data, self.tokenizer, self.processor)
+            questions = WithoutAnswers(self.train_dataset)
+            self.monitor = MonitorStore(questions.monitoring_answers()) if settings.monitor_oracle else None
+            unlabeled = stream(questions, settings.unlabeled)
+        else:
+            labeled_rows, unlabeled, self.monitor = self.train_dataset, None, None
+        self.streams = Streams(stream(labeled_rows, settings.labeled), unlabeled)
+        # From here on only answers-free rows are in reach of the policy update; verl saves and restores the streams.
+        self.train_dataset = None
+        self.train_dataloader = self.streams
+
+    def _submit(self, stream: Stream, n: int | None = None) -> set[str]:
+        """Send a stream's next prompts to the agent loop. Returns their uids."""
+        batch = stream.next_batch()
+        if n is not None:
+            batch["__rollout_n__"] = [n] * len(batch["uid"])
+        prompts = tu.get_tensordict(batch)
+        tu.assign_non_tensor_data(prompts, "global_steps", self.global_steps)
+        self._submit_batch_to_rollout(prompts)
+        return set(batch["uid"])
+
+    def _balanced(self, meta: KVBatchMeta, multiple: int, metrics: dict, prefix: str) -> Samples:
+        """Spread rows evenly over the data-parallel ranks, in whole mini-batches (verl adds synthetic rows if need be)."""
+        self._phase_multiple = multiple
+        return Samples(self._balance_batch(meta, metrics, logging_prefix=prefix))
+
+    def _get_required_batch_multiple(self, dp_size: int) -> int:
+        # Each phase has its own batch, so only its own mini-batch counts; it is a multiple of dp_size (preflight).
+        return self._phase_multiple
+
+    def _clear_except(self, samples: Samples, kept: Samples) -> None:
+        rest = sorted(set(samples.meta.keys) - set(kept.meta.keys))
+        if rest:
+            Samples(samples.meta.select_keys(rest)).clear()
