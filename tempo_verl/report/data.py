@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from tempo_verl.errors import UserError
 
@@ -60,6 +61,7 @@ class RunData:
     validation: dict[str, dict[int, Validation]] = field(default_factory=dict)
     pools: list[Pool] = field(default_factory=list)  # first rounds, then last rounds
     config: str | None = None
+    method: str | None = None
     info: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -99,7 +101,19 @@ def read_run(run_dir: Path) -> RunData:
         run.config = config.read_text(encoding="utf-8")
     else:
         run.notes.append("config.yaml is missing: the configuration is not shown.")
+    run.method = _method(config, run)
     return run
+
+
+def _method(path: Path, run: RunData) -> str | None:
+    """``tempo.method`` of the resolved configuration, else ``method`` of ``run.json``."""
+    try:
+        config = yaml.safe_load(run.config) if run.config else None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    section = config.get("tempo") if isinstance(config, dict) else None
+    found = section.get("method") if isinstance(section, dict) else None
+    return found or run.info.get("method")
 
 
 def read_jsonl(path: Path, notes: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -241,7 +255,7 @@ def _read_pools(folder: Path, notes: list[str]) -> list[Pool]:
     for number, path in files:
         try:
             with np.load(path) as arrays:
-                if "labeled_value" in arrays:  # absent in rounds without an E-step
+                if arrays.get("labeled_value", np.empty(0)).size:  # absent in rounds without an E-step
                     rounds.append((number, path))
         except (ValueError, EOFError, zipfile.BadZipFile) as error:
             if path != files[-1][1]:

@@ -17,13 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from rich.console import Console
 from rich.table import Table
 
-from tempo_verl.errors import UserError
 from tempo_verl.report.data import RunData, read_run
 from tempo_verl.report.plots import FIGURES, Drawing, draw
 from tempo_verl.report.results import Estimate, Results, Score, SetResult, percent, points, set_label, signed, summarise
@@ -49,7 +47,6 @@ def build_report(run_dir: Path) -> Results:
     """
     run_dir = Path(run_dir)
     run = read_run(run_dir)
-    method = method_of(run)
     results = summarise(run)
     drawings = draw(run, results)
     folder = run_dir / "plots"
@@ -62,7 +59,7 @@ def build_report(run_dir: Path) -> Results:
     document = json.dumps(_present(asdict(results)), indent=2, ensure_ascii=False, allow_nan=False)
     (run_dir / "results.json").write_text(document + "\n", encoding="utf-8")
     (run_dir / "table.md").write_text(markdown_table(results), encoding="utf-8")
-    (run_dir / "report.html").write_text(_render(run, method, results, drawings), encoding="utf-8")
+    (run_dir / "report.html").write_text(_render(run, results, drawings), encoding="utf-8")
     return results
 
 
@@ -136,7 +133,7 @@ def markdown_table(results: Results) -> str:
         lines += [f"| set | measure | {before} | {after} | change |", "|---|---|---:|---:|---:|"]
         for label, rows in groups:
             lines += [f"| {_cell(label)} | {r.metric} | {r.before} | {r.after} | {r.change} |" for r in rows]
-        lines += ["", INTERVAL_NOTE]
+        lines += ["", INTERVAL_NOTE, oracle_note(results.method)]
     if results.notes:
         lines += [""] + [f"- {note}" for note in results.notes]
     return "\n".join(lines) + "\n"
@@ -170,7 +167,7 @@ def print_table(results: Results, console: Console) -> None:
         table.add_section()
     if table.rows:
         console.print(table)
-    console.print(results.verdict, highlight=False, markup=False)
+    console.print(results.verdict, highlight=False, markup=False, soft_wrap=True)
 
 
 # --------------------------------------------------------------------------------------------------------- the page
@@ -206,22 +203,7 @@ def symbols(text: str) -> Markup:
     return Markup(re.sub(r"\bD_([LU])\b", r"<i>D</i><sub>\1</sub>", str(escape(text))))
 
 
-def method_of(run: RunData) -> str | None:
-    """``tempo.method`` of the resolved configuration, else ``method`` of ``run.json``.
-
-    Raises:
-        UserError: ``config.yaml`` is not YAML.
-    """
-    try:
-        config = yaml.safe_load(run.config) if run.config else {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{run.name}/config.yaml: not valid YAML ({' '.join(str(error).split())})") from None
-    section = config.get("tempo") if isinstance(config, dict) else None
-    found = section.get("method") if isinstance(section, dict) else None
-    return found or run.info.get("method")
-
-
-def _render(run: RunData, method: str | None, results: Results, drawings: Sequence[Drawing]) -> str:
+def _render(run: RunData, results: Results, drawings: Sequence[Drawing]) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -234,9 +216,9 @@ def _render(run: RunData, method: str | None, results: Results, drawings: Sequen
     return environment.get_template("report.html.j2").render(
         results=results,
         compared=[(set_label(name), result) for name, result in results.sets.items() if result.change],
-        about=METHODS.get(method or "", UNKNOWN_METHOD),
-        oracle_note=oracle_note(method),
-        facts=_facts(run, method),
+        about=METHODS.get(run.method or "", UNKNOWN_METHOD),
+        oracle_note=oracle_note(run.method),
+        facts=_facts(run),
         headings=headings(results),
         groups=table_groups(results),
         interval_note=INTERVAL_NOTE,
@@ -257,9 +239,9 @@ def oracle_note(method: str | None) -> str:
     return f"{MONITORING}: {FIREWALL}." if method in METHODS else f"{MONITORING}."
 
 
-def _facts(run: RunData, method: str | None) -> dict[str, str]:
+def _facts(run: RunData) -> dict[str, str]:
     """Method, rounds and every other single value of ``run.json``."""
-    facts = {"method": method} if method else {}
+    facts = {"method": run.method} if run.method else {}
     if steps := run.metrics.get("tempo"):
         facts["rounds"] = str(max(steps))
     if steps := run.metrics.get("stage0"):

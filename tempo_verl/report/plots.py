@@ -74,7 +74,7 @@ def accuracy(run: RunData, results: Results, theme: Theme) -> Figure | None:
         if len(phases) == 2:
             axis.set_title("stage 0" if phase == "stage0" else "test-time training")
     axes[0].set_ylabel("accuracy")
-    axes[0].set_ylim(0, 1)
+    axes[0].set_ylim(0, 1.03)
     axes[0].yaxis.set_major_formatter(PercentFormatter(1))
     _legend(figure, axes)
     return figure
@@ -105,7 +105,7 @@ def _validation(axis: Axes, run: RunData, results: Results, phase: str, theme: T
             steps,
             value,
             [below, above],
-            label=f"validation: {set_label(name)}",
+            label=f"validation: {set_label(name)}" + f" ({ORACLE})" * (name == "unlabeled"),
             color=colours[name],
             marker=_MARKERS.get(name, "D"),
             markersize=5.5,
@@ -186,9 +186,8 @@ def reliability_diagram(run: RunData, results: Results, theme: Theme) -> Figure 
     """Observed accuracy against the critic's value, first and last pooled rounds side by side, with counts below."""
     if not run.pools:
         return None
-    width = WIDTH if len(run.pools) > 1 else WIDTH / 2
-    figure = Figure(figsize=(width, 4.7), layout=ConstrainedLayoutEngine(wspace=0.06))
-    axes = figure.subplots(2, len(run.pools), sharex=True, sharey="row", squeeze=False, height_ratios=[3.2, 1])
+    figure = Figure(figsize=(WIDTH, 4.7), layout=ConstrainedLayoutEngine(wspace=0.06))
+    axes = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=[3.2, 1])
     for (top, bottom), pool, which in zip(axes.T, run.pools, ("first", "last"), strict=False):
         curve = reliability(pool.value, pool.correct, BINS)
         size = 12 + 130 * curve.count / curve.count.max()
@@ -200,6 +199,8 @@ def reliability_diagram(run: RunData, results: Results, theme: Theme) -> Figure 
         top.set_ylim(-0.03, 1.03)
         bottom.bar(curve.centers, curve.count, width=0.9 / BINS, color=theme.labeled, alpha=0.75)
         bottom.set_xlabel("critic's value at the last token")
+    for empty in axes[:, len(run.pools) :].flat:
+        empty.set_axis_off()
     axes[0][0].set_ylabel("share that is right")
     axes[1][0].set_ylabel("rollouts")
     return figure
@@ -207,7 +208,7 @@ def reliability_diagram(run: RunData, results: Results, theme: Theme) -> Figure 
 
 def _rounds_text(pool: Pool, which: str) -> str:
     if len(pool.rounds) == 1:
-        return f"{which} round with labels ({pool.rounds[0]})"
+        return f"{which} calibrating round ({pool.rounds[0]})"
     numbers = f"{pool.rounds[0]} to {pool.rounds[-1]}"
     return f"{which} {len(pool.rounds)} calibrating rounds pooled ({numbers})"
 

@@ -52,6 +52,7 @@ class SetResult:
     before: Score | None
     after: Score | None
     change: Estimate | None
+    paired: int = 0  # questions in both
 
     @property
     def verdict(self) -> str | None:
@@ -68,6 +69,7 @@ class Results:
     """The numbers behind the report. ``calibration`` has "first" and "last" pooled rounds, where they were saved."""
 
     name: str
+    method: str | None
     sets: dict[str, SetResult]
     verdict: str
     calibration: dict[str, dict[str, Any]]
@@ -132,6 +134,7 @@ def compare(steps: Mapping[int, Validation]) -> dict[str, SetResult]:
             before=score(first, before) if before else None,
             after=score(last, after) if after else None,
             change=bootstrap(gains) if gains else None,
+            paired=len(gains),
         )
     return results
 
@@ -153,10 +156,12 @@ def verdict_sentence(sets: Mapping[str, SetResult]) -> str:
         if result.verdict is None:
             parts.append(f"{label}: {moved}, too few questions for an interval")
         else:
-            parts.append(f"{label}: {result.verdict}, {moved} ({points(change)})")
+            parts.append(f"{label}: {result.verdict}, {moved} ({points(change)}, {result.paired} questions)")
     if parts:
         return "; ".join(parts) + "."
-    if any(result.before for result in sets.values()):
+    if any(result.after for result in sets.values()):
+        return "No question was validated both before and after, so the two cannot be compared."
+    if sets:
         return "Only one validation step was saved, so before and after cannot be compared."
     return "No validation samples were saved, so this report cannot say whether the run helped."
 
@@ -179,7 +184,7 @@ def summarise(run: RunData) -> Results:
         for step, sets_at in steps.items()
         for name, questions in sets_at.items()
     ]
-    return Results(run.name, sets, verdict_sentence(sets), calibration, validation, run.notes)
+    return Results(run.name, run.method, sets, verdict_sentence(sets), calibration, validation, run.notes)
 
 
 SET_LABELS = {"unlabeled": "Unlabelled D_U", "heldout": "Held out"}

@@ -14,8 +14,8 @@ import pytest
 from rich.console import Console
 
 from tempo_verl.report import Results, build_report, print_table
-from tempo_verl.report.data import Question, RunData, read_jsonl, read_run
-from tempo_verl.report.page import duration, method_of, oracle_note, symbols
+from tempo_verl.report.data import Question, read_jsonl, read_run
+from tempo_verl.report.page import duration, oracle_note, symbols
 from tempo_verl.report.results import Estimate, SetResult, bootstrap, majority_correct, summarise, verdict_sentence
 
 RIGHT = "1"
@@ -152,6 +152,7 @@ def test_written_files_agree_with_results(built):
     assert "| set | measure | before (round 0) | after (round 10) | change |" in table
     assert "| Unlabelled D_U | maj@8 | 50.0 % | 50.0 % | +0.0 points |" in table
     assert "| Unlabelled D_U | distinct answers | 2.00 | 1.50 | −0.50 |" in table
+    assert "no answer of D_U reaches training" in table
     assert {path.stem for path in (run_dir / "plots").glob("*.png")} == FIGURES
 
 
@@ -378,13 +379,15 @@ def test_page_says_what_it_must(built):
     assert "slowest" not in text
 
 
-def test_only_known_methods_get_the_promise():
-    def run(config: str | None, info: dict) -> RunData:
-        return RunData("run", config=config, info=info)
+def test_only_known_methods_get_the_promise(run_dir):
+    def method(config: str, info: dict) -> str | None:
+        (run_dir / "config.yaml").write_text(config)
+        (run_dir / "run.json").write_text(json.dumps(info))
+        return read_run(run_dir).method
 
-    assert method_of(run("tempo: {method: ttrl}", {"method": "ppo"})) == "ttrl"
-    assert method_of(run("model: x", {"method": "ppo"})) == "ppo"
-    assert method_of(run(None, {})) is None
+    assert method("tempo: {method: ttrl}", {"method": "ppo"}) == "ttrl"
+    assert method("model: x", {"method": "ppo"}) == "ppo"
+    assert method("", {}) is None
     assert "no answer of D_U reaches training" in oracle_note("ttrl")
-    for method in (None, "mine", "oracle"):
-        assert "reaches training" not in oracle_note(method)
+    for name in (None, "mine", "oracle"):
+        assert "reaches training" not in oracle_note(name)

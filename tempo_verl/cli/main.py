@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``tempo-verl`` command. Each sub-command is thin; a user's mistake ends in one line and status 2."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from tempo_verl import __version__
+from tempo_verl.errors import UserError
+
+app = typer.Typer(
+    name="tempo-verl",
+    help="Test-time training for large reasoning models, as a plugin for verl.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(f"tempo-verl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    pass
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def train(
+    context: typer.Context,
+    run_dir: Annotated[Path, typer.Option(help="Folder for config, logs, metrics, checkpoints and report.")] = Path(
+        "runs/train"
+    ),
+    verbose: Annotated[bool, typer.Option(help="Show verl's own output too; it is in RUN_DIR/logs anyway.")] = False,
+) -> None:
+    """Train: check everything first, then run verl's trainer with a progress bar.
+
+    Every other argument is a Hydra override of the shipped configuration, for example:
+
+    tempo-verl train method=ppo tempo.labeled.files=labeled.parquet actor_rollout_ref.model.path=MODEL critic.model.path=MODEL
+    """
+    from tempo_verl.launch import Run, run_training
+
+    run_training(Run(run_dir), context.args, Console(), title="training", verbose=verbose)
+
+
+@app.command()
+def quickstart(
+    run_dir: Annotated[Path, typer.Option(help="Folder of the run; must not hold one already.")] = Path(
+        "runs/quickstart"
+    ),
+    seed: Annotated[int, typer.Option(help="Seed of the task, the pretraining and the training.")] = 1,
+    fast: Annotated[bool, typer.Option("--fast", help="A few rounds only: shows that everything works, not the effect.")] = False,
+    verbose: Annotated[bool, typer.Option(help="Show verl's own output too.")] = False,
+) -> None:
+    """Tiny task, tiny model, stage 0, TEMPO, evaluation and report: the whole method on a laptop CPU."""
+    from tempo_verl.quickstart import quickstart as run
+
+    run(run_dir, seed=seed, fast=fast, console=Console(), verbose=verbose)
+
+
+@app.command()
+def report(run_dir: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Make the table, the plots and report.html of a run folder again."""
+    from tempo_verl.report import build_report, print_table
+
+    console = Console()
+    print_table(build_report(run_dir), console)
+    console.print(f"report: {run_dir / 'report.html'}")
+
+
+@app.command()
+def doctor() -> None:
+    """Check the installation: versions, the plugin's registrations, the platform verl would use."""
+    from tempo_verl.doctor import diagnose
+
+    raise typer.Exit(0 if diagnose(Console()) else 1)
+
+
+def main() -> None:
+    """Console script: one line for a user's mistake."""
+    try:
+        app()
+    except UserError as error:
+        print(f"tempo-verl: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs verl's own launcher with the shipped configuration, its output in a log file and a progress bar on the screen."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from tempo_verl.errors import UserError
+
+CONFIG_MODULE, CONFIG_NAME = "tempo_verl.config", "tempo_trainer"
+POLL_SECONDS = 0.5
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+RAY_PREFIX = re.compile(r"^\(\S+ pid=\d+(, ip=\S+)?\) ")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where the parts of a training run are kept."""
+
+    folder: Path
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "logs" / "verl.log"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def exported(self, role: str) -> Path:
+        """Hugging Face directory of the newest checkpoint of ``actor`` or ``critic``.
+
+        Raises:
+            UserError: no checkpoint has been saved.
+        """
+        latest = self.checkpoints / "latest_checkpointed_iteration.txt"
+        if not latest.is_file():
+            raise UserError(f"{self.checkpoints}: no checkpoint saved yet; run with trainer.save_freq > 0")
+        return self.checkpoints / f"global_step_{latest.read_text().strip()}" / role / "huggingface"
+
+    def overrides(self) -> list[str]:
+        """Send everything a run writes into this folder. A user's own overrides come after these."""
+        folder = self.folder.resolve()
+        return [
+            f"trainer.default_local_dir='{folder / 'checkpoints'}'",
+            f"trainer.validation_data_dir='{folder / 'validation'}'",
+            f"tempo.dump_dir='{folder / 'rounds'}'",
+            "trainer.logger=[file]",
+            f"+ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH='{folder / 'metrics.jsonl'}'",
+        ]
+
+
+def resolve_config(overrides: Sequence[str]) -> DictConfig:
+    """Compose the shipped configuration.
+
+    Raises:
+        UserError: an override that does not fit it, in one line.
+    """
+    import verl  # noqa: F401  (its plugin loading registers our resolvers)
+
+    try:
+        with initialize_config_module(CONFIG_MODULE, version_base=None):
+            return compose(CONFIG_NAME, overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise UserError("; ".join(lines)) from error
+
+
+def run_training(run: Run, overrides: Sequence[str], console: Console, *, title: str, verbose: bool = False) -> float:
+    """Check, then train until done.
+
+    Args:
+        run: its folder; an earlier run in it is resumed (verl's ``trainer.resume_mode=auto``).
+        overrides: Hydra overrides.
+        title: what the progress bar says.
+        verbose: copy verl's output to the console instead of showing a progress bar.
+
+    Returns:
+        Seconds the training process ran.
+
+    Raises:
+        UserError: a mistake found by the checks, or the run failed; then with the cause and the log's path.
+    """
+    from tempo_verl.doctor import check_plugin
+    from tempo_verl.preflight import check
+
+    with console.status(f"{title}: checking the configuration, data and models"):
+        check_plugin()
+        overrides = [*run.overrides(), *overrides]
+        config = resolve_config(overrides)
+        check(config)
+    run.log.parent.mkdir(parents=True, exist_ok=True)
+    _set_earlier_metrics_aside(run.metrics)
+    OmegaConf.save(config, run.folder / "config.yaml", resolve=True)
+
+    command = [
+        sys.executable, "-m", "verl.trainer.main_ppo",
+        "--config-path", f"pkg://{CONFIG_MODULE}", "--config-name", CONFIG_NAME, *overrides,
+    ]  # fmt: skip
+    started = time.monotonic()
+    with run.log.open("ab") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=None if verbose else log,
+            stderr=None if verbose else subprocess.STDOUT,
+            env={**os.environ, "HYDRA_FULL_ERROR": "1", "RAY_DEDUP_LOGS": "0"},
+        )
+        try:
+            _watch(process, run, config, console, title, show=not verbose)
+        except BaseException:
+            _stop(process)
+            raise
+    if process.returncode != 0:
+        raise UserError(f"{title} failed: {_cause(run.log)} (full log: {run.log})")
+    return time.monotonic() - started
+
+
+def _watch(process: subprocess.Popen, run: Run, config: DictConfig, console: Console, title: str, show: bool) -> None:
+    """Follow the metrics file until the process ends."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[news]}"),
+    )
+    rounds = config.trainer.total_training_steps
+    with Progress(*columns, console=console, disable=not show) as progress:
+        bar = progress.add_task(title, total=rounds, news="starting Ray and the models")
+        lines = follow(run.metrics)
+        while process.poll() is None:
+            _show(progress, bar, lines)
+            time.sleep(POLL_SECONDS)
+        _show(progress, bar, lines)
+        if process.returncode == 0:
+            progress.update(bar, news="done")
+
+
+def _show(progress: Progress, bar, lines: Iterator[dict | None]) -> None:
+    while (line := next(lines)) is not None:
+        data = line["data"]
+        news = [
+            f"{label} {data[name]:.2f}"
+            for label, name in (
+                ("accuracy D_L", "tempo/labeled/accuracy"),
+                ("AUROC", "tempo/labeled/auroc"),
+                ("reward D_U", "tempo/unlabeled/reward_mean"),
+            )
+            if name in data
+        ]
+        progress.update(bar, completed=line["step"], news="  ".join(news) or "evaluated")
+
+
+def follow(path: Path) -> Iterator[dict | None]:
+    """Endless: the next whole JSON line of a growing file, or ``None`` if there is none yet."""
+    position = 0
+    while True:
+        if path.is_file():
+            with path.open("rb") as file:
+                file.seek(position)
+                line = file.readline()
+            if line.endswith(b"\n"):
+                position += len(line)
+                yield json.loads(line)
+                continue
+        yield None
+
+
+def _set_earlier_metrics_aside(metrics: Path) -> None:
+    """verl's file logger starts its file anew; a resumed run keeps the earlier parts as metrics.1.jsonl, ..."""
+    if metrics.is_file():
+        number = 1
+        while (aside := metrics.with_name(f"metrics.{number}.jsonl")).exists():
+            number += 1
+        metrics.rename(aside)
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """End the run we started, giving Ray time to take its processes down with it."""
+    for sign, patience in ((signal.SIGINT, 20), (signal.SIGTERM, 10), (signal.SIGKILL, 10)):
+        if process.poll() is not None:
+            return
+        process.send_signal(sign)
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _cause(log: Path) -> str:
+    """The line of a log that most likely says why a run ended."""
+    lines = [RAY_PREFIX.sub("", ANSI.sub("", line)).strip() for line in log.read_text(errors="replace").splitlines()]
+    for pattern in (r"^tempo-verl: ", r"^(\w+\.)*UserError: ", r"^(\w+\.)*\w*(Error|Exception|Exit)\b.*: "):
+        found = [line for line in lines if re.match(pattern, line) and "RayTaskError" not in line]
+        if found:
+            return found[-1].removeprefix("tempo-verl: ")[:500]
+    return next((line for line in reversed(lines) if line), "no output")

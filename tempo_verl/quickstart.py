@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole method on a laptop CPU: tiny task, tiny pretrained policy, stage 0, TEMPO, evaluation, report.
+
+Deviations from a real run: a task of 16 tokens and a policy of 125k parameters made on the spot (see
+``tempo_verl.tasks.running_sums``), learning rates to match, and a few dozen rounds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tempo_verl.doctor import versions
+from tempo_verl.errors import UserError
+from tempo_verl.launch import Run, run_training
+
+SETS = ("labeled", "unlabeled", "heldout")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much a quickstart trains."""
+
+    pretrain_steps: int
+    stage0_rounds: int
+    tempo_rounds: int
+    prompts: int
+    responses: int
+    validation_samples: int
+
+
+FULL = Size(pretrain_steps=550, stage0_rounds=25, tempo_rounds=20, prompts=32, responses=8, validation_samples=8)
+FAST = Size(pretrain_steps=150, stage0_rounds=2, tempo_rounds=2, prompts=8, responses=4, validation_samples=2)
+
+
+def quickstart(run_dir: Path, *, seed: int, fast: bool, console: Console, verbose: bool = False) -> None:
+    """Run everything into ``run_dir`` and print what was measured.
+
+    Raises:
+        UserError: the folder already holds a run, or a stage failed.
+    """
+    from tempo_verl.report import build_report, print_table
+    from tempo_verl.tasks.running_sums import RunningSums
+
+    if run_dir.exists() and any(run_dir.iterdir()):
+        raise UserError(f"--run-dir={run_dir} is not empty; name another folder, or remove it")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    size = FAST if fast else FULL
+    task = RunningSums(seed=seed)
+    seconds: dict[str, float] = {}
+    started = time.monotonic()
+
+    console.print(f"[bold]TEMPO quickstart[/] in {run_dir}, seed {seed}")
+    seconds["task and pretraining"] = _prepare(run_dir, task, size, console)
+
+    stage0 = Run(run_dir / "stage0")
+    seconds["stage 0"] = run_training(
+        stage0, _stage0_overrides(run_dir, size, seed), console, title="stage 0: PPO on D_L", verbose=verbose
+    )
+    tempo = Run(run_dir / "tempo")
+    seconds["TEMPO"] = run_training(
+        tempo, _tempo_overrides(run_dir, stage0, size, seed), console, title="TEMPO on D_U", verbose=verbose
+    )
+    (run_dir / "config.yaml").write_text((tempo.folder / "config.yaml").read_text())
+    _write_run_info(run_dir, seed, fast, seconds | {"total": time.monotonic() - started})
+    with console.status("report"):
+        results = build_report(run_dir)
+    print_table(results, console)
+    console.print(f"took {time.monotonic() - started:.0f} s; report: {run_dir / 'report.html'}")
+
+
+def _prepare(run_dir: Path, task, size: Size, console: Console) -> float:
+    """Write the three question sets and the pretrained policy."""
+    from tempo_verl.tasks.pretrain import pretrain
+    from tempo_verl.tasks.running_sums import write_parquet
+
+    started = time.monotonic()
+    sets = task.make_sets()
+    for name in SETS:
+        write_parquet(run_dir / "data" / f"{name}.parquet", sets[name], split=name)
+    prompts = {name: [prompt for prompt, _ in sets[name]] for name in ("unlabeled", "heldout")}
+    (run_dir / "sets.json").write_text(json.dumps(prompts))
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("pretraining a tiny policy", total=size.pretrain_steps)
+        pretrain(
+            run_dir / "policy",
+            task,
+            steps=size.pretrain_steps,
+            progress=lambda step, total, loss: progress.update(bar, completed=step),
+        )
+    return time.monotonic() - started
+
+
+def _common_overrides(run_dir: Path, size: Size, seed: int) -> list[str]:
+    data = run_dir.resolve() / "data"
+    return [
+        f"tempo.labeled.files='{data / 'labeled.parquet'}'",
+        f"tempo.labeled.batch_size={size.prompts}",
+        f"tempo.labeled.seed={seed}",
+        f"tempo.calibration.mini_batch_size={size.prompts // 4}",
+        f"actor_rollout_ref.rollout.n={size.responses}",
+        f"actor_rollout_ref.rollout.seed={seed}",
+        f"actor_rollout_ref.rollout.val_kwargs.n={size.validation_samples}",
+        f"data.val_files=['{data / 'unlabeled.parquet'}','{data / 'heldout.parquet'}']",
+        "data.max_prompt_length=16",
+        "data.max_response_length=24",
+        "trainer.val_before_train=true",
+        "hardware=cpu",
+    ]
+
+
+def _stage0_overrides(run_dir: Path, size: Size, seed: int) -> list[str]:
+    policy = run_dir.resolve() / "policy"
+    return [
+        "method=ppo",
+        *_common_overrides(run_dir, size, seed),
+        f"tempo.rounds={size.stage0_rounds}",
+        "tempo.calibration.warmup_rounds=3",
+        "tempo.calibration.lr=3e-3",
+        "actor_rollout_ref.actor.optim.lr=1e-4",
+        f"actor_rollout_ref.model.path='{policy}'",
+        f"critic.model.path='{policy}'",
+        f"trainer.save_freq={size.stage0_rounds}",
+    ]
+
+
+def _tempo_overrides(run_dir: Path, stage0: Run, size: Size, seed: int) -> list[str]:
+    return [
+        "method=tempo",
+        *_common_overrides(run_dir, size, seed),
+        f"tempo.rounds={size.tempo_rounds}",
+        f"tempo.unlabeled.files='{run_dir.resolve() / 'data' / 'unlabeled.parquet'}'",
+        f"tempo.unlabeled.batch_size={size.prompts}",
+        f"tempo.unlabeled.seed={seed + 1}",
+        "tempo.calibration.lr=1e-3",
+        "actor_rollout_ref.actor.optim.lr=1e-4",
+        f"actor_rollout_ref.model.path='{stage0.exported('actor').resolve()}'",
+        f"critic.model.path='{stage0.exported('critic').resolve()}'",
+        f"trainer.save_freq={size.tempo_rounds}",
+        f"trainer.test_freq={max(size.tempo_rounds // 2, 1)}",
+    ]
+
+
+def _write_run_info(run_dir: Path, seed: int, fast: bool, seconds: dict[str, float]) -> None:
+    info = {
+        "command": f"tempo-verl quickstart --seed {seed}" + (" --fast" if fast else ""),
+        "seed": seed,
+        "versions": {"python": platform.python_version(), **versions()},
+        "machine": {"system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()},
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "executable": Path(sys.executable).name,
+    }
+    (run_dir / "run.json").write_text(json.dumps(info, indent=2))
