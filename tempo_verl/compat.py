@@ -96,7 +96,9 @@ def load_valuehead_model(local_path: str, torch_dtype: Any, model_config: Any, t
     missing = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
     missing_backbone = [key for key in missing if key.startswith(backbone_prefix)]
     if missing_backbone:
-        raise UserError(f"critic.model.path={local_path}: {len(missing_backbone)} weights missing, {missing_backbone[0]}")
+        raise UserError(
+            f"critic.model.path={local_path}: {len(missing_backbone)} weights missing, {missing_backbone[0]}"
+        )
     if missing and not allow_new_head:
         raise UserError(missing_head_message(local_path, missing))
     for name, parameter in module.named_parameters():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib.metadata import PackageNotFoundError, entry_points, version
 
 from rich.console import Console
@@ -38,13 +39,16 @@ def check_plugin() -> None:
     if not any(point.value == "tempo_verl.plugin" for point in entry_points(group="verl.plugins")):
         raise UserError("the entry point verl.plugins/tempo is missing; reinstall: pip install tempo-verl")
     try:
-        import verl  # noqa: F401
-        from verl.plugin.platform import PlatformRegistry
-        from verl.trainer.ppo.v1 import get_trainer_cls
+        with warnings.catch_warnings():
+            # verl tells of each of its training engines that is not installed; one is enough
+            warnings.filterwarnings("ignore", message=".*engine is not available")
+            import verl  # noqa: F401
+            from verl.plugin.platform import PlatformRegistry
+            from verl.trainer.ppo.v1 import get_trainer_cls
 
-        import tempo_verl.plugin  # noqa: F401
+            import tempo_verl.plugin  # noqa: F401
 
-        get_trainer_cls("tempo")
+            get_trainer_cls("tempo")
     except Exception as error:
         raise UserError(f"the plugin does not load: {type(error).__name__}: {error}") from error
     if PlatformRegistry.get("cpu") is None:

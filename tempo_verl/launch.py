@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs verl's own launcher with the shipped configuration, its output in a log file and a progress bar on the screen."""
+"""Runs verl's own launcher with the shipped configuration: its output in a log file, a progress bar on the screen."""
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -134,6 +135,20 @@ def run_training(run: Run, overrides: Sequence[str], console: Console, *, title:
     if process.returncode != 0:
         raise UserError(f"{title} failed: {_cause(run.log)} (full log: {run.log})")
     return time.monotonic() - started
+
+
+def write_run_info(folder: Path, command: str, seconds: dict[str, float], seed: int | None = None) -> None:
+    """What a reader needs to judge the numbers of a run: command, seed, versions, machine, times; in ``run.json``."""
+    from tempo_verl.doctor import versions
+
+    info = {
+        "command": command,
+        "seed": seed,
+        "versions": {"python": platform.python_version(), **versions()},
+        "machine": {"system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()},
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+    }
+    (folder / "run.json").write_text(json.dumps(info, indent=2))
 
 
 def _watch(process: subprocess.Popen, run: Run, config: DictConfig, console: Console, title: str, show: bool) -> None:

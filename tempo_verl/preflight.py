@@ -55,7 +55,9 @@ def check(config: DictConfig) -> None:
 
 def _check_algorithm(config: DictConfig, settings: TempoSettings) -> None:
     if config.trainer.v1.trainer_mode != "tempo":
-        raise UserError(f"trainer.v1.trainer_mode={config.trainer.v1.trainer_mode}: must be tempo for this configuration")
+        raise UserError(
+            f"trainer.v1.trainer_mode={config.trainer.v1.trainer_mode}: must be tempo for this configuration"
+        )
     if (config.algorithm.gamma, config.algorithm.lam) != (1.0, 1.0):
         raise UserError(
             f"algorithm.gamma={config.algorithm.gamma}, algorithm.lam={config.algorithm.lam}: must both be 1, "
@@ -67,7 +69,9 @@ def _check_algorithm(config: DictConfig, settings: TempoSettings) -> None:
             "use actor_rollout_ref.actor.use_kl_loss=true to stay close to the reference policy"
         )
     if not config.critic.enable:
-        raise UserError(f"critic.enable={config.critic.enable}: method={settings.method} needs a critic, set it to true")
+        raise UserError(
+            f"critic.enable={config.critic.enable}: method={settings.method} needs a critic, set it to true"
+        )
 
 
 def _check_batches(config: DictConfig, settings: TempoSettings) -> None:
@@ -77,7 +81,9 @@ def _check_batches(config: DictConfig, settings: TempoSettings) -> None:
     policy_batch = getattr(settings, policy_stream).batch_size
     n = config.actor_rollout_ref.rollout.n
     if settings.method == "ppo" and settings.labeled.n != n:
-        raise UserError(f"tempo.labeled.n={settings.labeled.n} must equal actor_rollout_ref.rollout.n={n} in method=ppo")
+        raise UserError(
+            f"tempo.labeled.n={settings.labeled.n} must equal actor_rollout_ref.rollout.n={n} in method=ppo"
+        )
     critic_mini = settings.calibration.mini_batch_size
     for mini_name, mini, batch_name, batch, samples in (
         (
@@ -99,8 +105,8 @@ def _check_batches(config: DictConfig, settings: TempoSettings) -> None:
             raise UserError(f"{mini_name}={mini} does not divide {batch_name}={batch}; choose a divisor of {batch}")
         if _is_fsdp(config) and samples % ranks:
             raise UserError(
-                f"{mini_name}={mini} makes {samples} samples an update, not a multiple of the {ranks} training processes "
-                "(trainer.n_gpus_per_node x trainer.nnodes); change one of them"
+                f"{mini_name}={mini} makes {samples} samples an update, not a multiple of the {ranks} training "
+                "processes (trainer.n_gpus_per_node x trainer.nnodes); change one of them"
             )
 
 
@@ -126,8 +132,9 @@ def _check_data(config: DictConfig, settings: TempoSettings) -> None:
                 f"{name}.batch_size={batch_size} is larger than the set ({len(questions)} questions in "
                 f"{questions.source}); set it to at most {len(questions)}"
             )
-    if config.trainer.test_freq > 0 or config.trainer.val_before_train:
-        read_questions("data.val_files", config.data.val_files, needs_answers=True)
+    # verl opens the validation files of a run that never validates, too
+    validates = config.trainer.test_freq > 0 or config.trainer.val_before_train
+    read_questions("data.val_files", config.data.val_files, needs_answers=validates)
 
 
 # ---------------------------------------------------------------------- models
@@ -156,7 +163,10 @@ def _check_vocabulary(field: str, model: Path, tokenizer_path: str) -> None:
     try:
         tokens = len(AutoTokenizer.from_pretrained(os.path.expanduser(tokenizer_path)))
     except (OSError, ValueError) as error:
-        raise UserError(f"{field}.tokenizer_path={tokenizer_path}: no tokenizer ({str(error).splitlines()[0]})") from error
+        raise UserError(
+            f"{field}.tokenizer_path={tokenizer_path}: no tokenizer there ({str(error).splitlines()[0]}); "
+            "give the Hugging Face directory that holds it"
+        ) from error
     vocabulary = AutoConfig.from_pretrained(model).get_text_config().vocab_size
     if tokens > vocabulary or vocabulary - tokens > MOST_UNUSED_IDS * vocabulary:
         raise UserError(
@@ -189,8 +199,8 @@ def missing_value_head(path: Path) -> list[str]:
 def required_cpus(num_ranks: int, num_storage_units: int) -> int:
     """Logical CPUs of Ray that a run holds, plus one in which the actors that hold none can start.
 
-    verl reserves 3 for each training process, TransferQueue 1 for its controller and 1 for each storage unit. With fewer,
-    TransferQueue's actors wait for ever and verl hangs without a message.
+    verl reserves 3 for each training process, TransferQueue 1 for its controller and 1 for each storage unit. With
+    fewer, TransferQueue's actors wait for ever and verl hangs without a message.
     """
     return 3 * num_ranks + num_storage_units + 2
 

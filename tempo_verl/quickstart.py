@@ -8,9 +8,6 @@ Deviations from a real run: a task of 16 tokens and a policy of 125k parameters 
 from __future__ import annotations
 
 import json
-import os
-import platform
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +15,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tempo_verl.doctor import versions
 from tempo_verl.errors import UserError
-from tempo_verl.launch import Run, run_training
+from tempo_verl.launch import Run, run_training, write_run_info
 
 SETS = ("labeled", "unlabeled", "heldout")
 
@@ -70,7 +66,8 @@ def quickstart(run_dir: Path, *, seed: int, fast: bool, console: Console, verbos
         tempo, _tempo_overrides(run_dir, stage0, size, seed), console, title="TEMPO on D_U", verbose=verbose
     )
     (run_dir / "config.yaml").write_text((tempo.folder / "config.yaml").read_text())
-    _write_run_info(run_dir, seed, fast, seconds | {"total": time.monotonic() - started})
+    command = f"tempo-verl quickstart --seed {seed}" + (" --fast" if fast else "")
+    write_run_info(run_dir, command, seconds | {"total": time.monotonic() - started}, seed)
     with console.status("report"):
         results = build_report(run_dir)
     print_table(results, console)
@@ -149,15 +146,3 @@ def _tempo_overrides(run_dir: Path, stage0: Run, size: Size, seed: int) -> list[
         f"trainer.save_freq={size.tempo_rounds}",
         f"trainer.test_freq={max(size.tempo_rounds // 2, 1)}",
     ]
-
-
-def _write_run_info(run_dir: Path, seed: int, fast: bool, seconds: dict[str, float]) -> None:
-    info = {
-        "command": f"tempo-verl quickstart --seed {seed}" + (" --fast" if fast else ""),
-        "seed": seed,
-        "versions": {"python": platform.python_version(), **versions()},
-        "machine": {"system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()},
-        "seconds": {name: round(value, 1) for name, value in seconds.items()},
-        "executable": Path(sys.executable).name,
-    }
-    (run_dir / "run.json").write_text(json.dumps(info, indent=2))

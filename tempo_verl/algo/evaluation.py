@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures over n sampled responses of one question."""
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -43,3 +44,26 @@ def pass_at_k(n: int, c: int | Sequence[int] | npt.NDArray[np.integer], k: int) 
 def distinct_answers(answers: Sequence[Hashable | None]) -> int:
     """How many different answers there are; None is no answer and does not count."""
     return len({answer for answer in answers if answer is not None})
+
+
+def majority_vote(answers: Sequence[Hashable | None]) -> Hashable | None:
+    """The commonest answer; ``None`` (no answer) never wins. Ties go to the smallest by text, so that runs agree.
+
+    Args:
+        answers: one a sample.
+
+    Returns:
+        The winner, or ``None`` if no sample has an answer.
+    """
+    votes = Counter(answer for answer in answers if answer is not None)
+    return min(votes, key=lambda answer: (-votes[answer], str(answer)), default=None)
+
+
+def majority_correct(answers: Sequence[Hashable | None], correct: Sequence[float | bool]) -> bool:
+    """Whether :func:`majority_vote` elects a right answer; without any answer it does not.
+
+    Args:
+        answers, correct: one a sample; ``correct`` is 0 or 1.
+    """
+    winner = majority_vote(answers)
+    return winner is not None and any(right for answer, right in zip(answers, correct, strict=True) if answer == winner)

@@ -69,6 +69,10 @@ class TransformersServer:
             extra_fields={"global_steps": self.global_steps},
         )
 
+    async def generate_batch(self, prompts: list[list[int]], sampling_params: dict[str, Any]) -> list[TokenOutput]:
+        """:meth:`generate` for many prompts in one call, answers in their order."""
+        return await asyncio.gather(*(self.generate("", prompt, sampling_params) for prompt in prompts))
+
     def _seed(self, prompt: tuple[int, ...]) -> int:
         """A seed that depends on the run's seed, the policy version, the prompt and its how-manieth sample this is.
 

@@ -50,7 +50,9 @@ class Request:
         """
         for name, neutral in (("repetition_penalty", 1.0), ("presence_penalty", 0.0), ("frequency_penalty", 0.0)):
             if params.get(name, neutral) not in (None, neutral):
-                raise UserError(f"rollout {name}={params[name]} is not implemented by rollout.name=transformers; use vllm")
+                raise UserError(
+                    f"rollout {name}={params[name]} is not implemented by rollout.name=transformers; use vllm"
+                )
         stop = params.get("stop") or ()
         limit = params.get("max_tokens") or params.get("max_new_tokens") or max_tokens
         return cls(

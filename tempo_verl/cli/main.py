@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -30,7 +31,9 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -47,11 +50,15 @@ def train(
 
     Every other argument is a Hydra override of the shipped configuration, for example:
 
-    tempo-verl train method=ppo tempo.labeled.files=labeled.parquet actor_rollout_ref.model.path=MODEL critic.model.path=MODEL
+    tempo-verl train method=ppo tempo.labeled.files=labeled.parquet
+    actor_rollout_ref.model.path=MODEL critic.model.path=MODEL trainer.save_freq=50
     """
-    from tempo_verl.launch import Run, run_training
+    from tempo_verl.launch import Run, run_training, write_run_info
 
-    run_training(Run(run_dir), context.args, Console(), title="training", verbose=verbose)
+    console = Console()
+    seconds = run_training(Run(run_dir), context.args, console, title="training", verbose=verbose)
+    write_run_info(run_dir, shlex.join(["tempo-verl", "train", *context.args]), {"training": seconds})
+    _report(run_dir, console)
 
 
 @app.command()
@@ -60,7 +67,9 @@ def quickstart(
         "runs/quickstart"
     ),
     seed: Annotated[int, typer.Option(help="Seed of the task, the pretraining and the training.")] = 1,
-    fast: Annotated[bool, typer.Option("--fast", help="A few rounds only: shows that everything works, not the effect.")] = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="A few rounds only: shows that everything works, not the effect.")
+    ] = False,
     verbose: Annotated[bool, typer.Option(help="Show verl's own output too.")] = False,
 ) -> None:
     """Tiny task, tiny model, stage 0, TEMPO, evaluation and report: the whole method on a laptop CPU."""
@@ -72,9 +81,12 @@ def quickstart(
 @app.command()
 def report(run_dir: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
     """Make the table, the plots and report.html of a run folder again."""
+    _report(run_dir, Console())
+
+
+def _report(run_dir: Path, console: Console) -> None:
     from tempo_verl.report import build_report, print_table
 
-    console = Console()
     print_table(build_report(run_dir), console)
     console.print(f"report: {run_dir / 'report.html'}")
 

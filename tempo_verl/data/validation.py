@@ -37,7 +37,9 @@ def read_questions(field: str, files: Any, *, needs_answers: bool) -> Questions:
     """
     paths = [files] if isinstance(files, str) else list(files or [])
     if not paths:
-        raise UserError(f"{field} is not set; give a parquet file in verl's columns (prompt, data_source, reward_model)")
+        raise UserError(
+            f"{field} is not set; give a parquet file in verl's columns (prompt, data_source, reward_model)"
+        )
     prompts: list[str] = []
     for path in paths:
         rows = _read_rows(field, os.path.expanduser(path), needs_answers)
@@ -84,7 +86,7 @@ def _read_rows(field: str, path: str, needs_answers: bool) -> Iterable[dict[str,
     try:
         table = pyarrow.parquet.read_table(path) if path.endswith(".parquet") else pyarrow.json.read_json(path)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{field}={path}: cannot be read ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{field}={path}: cannot be read ({str(error).splitlines()[0]}); write it again") from error
     for column in ("prompt", "data_source", *(["reward_model"] if needs_answers else [])):
         if column not in table.column_names:
             raise UserError(

@@ -83,10 +83,17 @@ def read_run(run_dir: Path) -> RunData:
     run = RunData(name=run_dir.resolve().name)
     run.info = _read_object(run_dir / "run.json", run.notes)
     sets = _read_sets(run_dir, run.notes)
-    for phase in PHASES:
-        if metrics := _read_metrics(run_dir / phase, run.notes):
+    config = run_dir / "config.yaml"
+    if config.is_file():
+        run.config = config.read_text(encoding="utf-8")
+    else:
+        run.notes.append("config.yaml is missing: the configuration is not shown.")
+    run.method = _method(config, run)
+    folders = {phase: _phase_folder(run_dir, phase, run.method) for phase in PHASES}
+    for phase, folder in folders.items():
+        if metrics := _read_metrics(folder, run.notes):
             run.metrics[phase] = metrics
-        if validation := _read_validations(run_dir / phase / "validation", sets, run.notes):
+        if validation := _read_validations(folder / "validation", sets, run.notes):
             run.validation[phase] = validation
     if not run.metrics and not run.validation:
         raise UserError(f"no metrics in {run_dir}: expected tempo/metrics.jsonl or stage0/metrics.jsonl")
@@ -95,14 +102,15 @@ def read_run(run_dir: Path) -> RunData:
             run.notes.append(f"{phase}/metrics.jsonl is missing: its curves are left out.")
     if "tempo" not in run.validation:
         run.notes.append("tempo/validation is missing: no before/after table.")
-    run.pools = _read_pools(run_dir / "tempo" / "rounds", run.notes)
-    config = run_dir / "config.yaml"
-    if config.is_file():
-        run.config = config.read_text(encoding="utf-8")
-    else:
-        run.notes.append("config.yaml is missing: the configuration is not shown.")
-    run.method = _method(config, run)
+    run.pools = _read_pools(folders["tempo"] / "rounds", run.notes)
     return run
+
+
+def _phase_folder(run_dir: Path, phase: str, method: str | None) -> Path:
+    """``run_dir/phase``, or ``run_dir`` itself for a single training run (``tempo-verl train``) of that phase."""
+    own_phase = "stage0" if method == "ppo" else "tempo"
+    nested = run_dir / phase
+    return run_dir if phase == own_phase and not nested.is_dir() else nested
 
 
 def _method(path: Path, run: RunData) -> str | None:

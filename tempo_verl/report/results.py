@@ -6,7 +6,6 @@ All shares (accuracies, pass@k, ...) are fractions in [0, 1].
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tempo_verl.algo.calibration import calibration_metrics
-from tempo_verl.algo.evaluation import distinct_answers, pass_at_k
+from tempo_verl.algo.evaluation import distinct_answers, majority_correct, pass_at_k
 from tempo_verl.report.data import Question, QuestionKey, RunData, Validation
 
 PASS_AT = (1, 4, 8)
@@ -92,16 +91,6 @@ def bootstrap(values: Sequence[float]) -> Estimate:
     return Estimate(mean, float(low), float(high))
 
 
-def majority_correct(question: Question) -> bool:
-    """Is the plurality of the non-empty answers right? Ties go to the answer that sorts first; no answer is wrong."""
-    votes = Counter(answer for answer in question.answers or () if answer is not None)
-    if not votes:
-        return False
-    winner = min(votes, key=lambda answer: (-votes[answer], answer))
-    marks = zip(question.answers or (), question.correct, strict=True)
-    return any(right for answer, right in marks if answer == winner)
-
-
 def score(step: int, questions: Mapping[QuestionKey, Question]) -> Score:
     """Score one set (at least one question) at one validation step."""
     asked = list(questions.values())
@@ -112,7 +101,7 @@ def score(step: int, questions: Mapping[QuestionKey, Question]) -> Score:
     if all(q.answers is not None for q in asked):
         found = [answer is not None for q in asked for answer in q.answers or ()]
         by_answer = {
-            "maj": float(np.mean([majority_correct(q) for q in asked])),
+            "maj": float(np.mean([majority_correct(q.answers or (), q.correct) for q in asked])),
             "distinct": float(np.mean([distinct_answers(q.answers or ()) for q in asked])),
             "malformed": 1 - float(np.mean(found)),
         }

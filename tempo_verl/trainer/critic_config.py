@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's critic configs plus ``allow_new_value_head``, which travels to the loader on the critic's Hugging Face config."""
+"""verl's critic configs plus ``allow_new_value_head``, which reaches the loader on the critic's Hugging Face config."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from tempo_verl.algo.calibration import calibration_metrics
-from tempo_verl.algo.evaluation import distinct_answers
+from tempo_verl.algo.evaluation import distinct_answers, majority_correct, pass_at_k
 
 
 def prefixed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
@@ -70,3 +70,35 @@ def unlabeled_metrics(
     if entropy is not None:
         metrics["entropy"] = entropy[mask].mean().item()
     return prefixed("tempo/unlabeled", metrics)
+
+
+def validation_metrics(
+    data_sources: Sequence[str], prompts: Sequence[str], correct: Sequence[float], answers: Sequence[str | None]
+) -> dict[str, float]:
+    """Validation by data source, in verl's names: mean@n, unbiased pass@k for k = 1, 2, 4, ..., n, and maj@n.
+
+    verl's own ``best@k`` and ``maj@k`` resample with replacement, which is biased low, and slow on many questions.
+
+    Args:
+        data_sources, prompts, correct, answers: one entry a sample; ``prompts`` are uids, ``correct`` is 0 or 1.
+    """
+    questions: dict[str, dict[str, list[tuple[float, str | None]]]] = defaultdict(lambda: defaultdict(list))
+    for source, prompt, right, answer in zip(data_sources, prompts, correct, answers, strict=True):
+        questions[source][prompt].append((right, answer))
+    metrics: dict[str, float] = {}
+    for source, samples in questions.items():
+        groups = list(samples.values())
+        n = min(len(group) for group in groups)
+        core = f"val-core/{source}/acc"
+        metrics[f"{core}/mean@{n}"] = float(np.mean([np.mean([right for right, _ in group]) for group in groups]))
+        metrics[f"{core}/maj@{n}"] = float(
+            np.mean([majority_correct([a for _, a in group], [r for r, _ in group]) for group in groups])
+        )
+        for k in (2**power for power in range(n.bit_length())):
+            metrics[f"{core}/pass@{k}"] = float(
+                np.mean([pass_at_k(len(group), int(sum(right for right, _ in group)), k) for group in groups])
+            )
+        metrics[f"val-aux/{source}/distinct_answers"] = float(
+            np.mean([distinct_answers([answer for _, answer in group]) for group in groups])
+        )
+    return metrics

@@ -70,7 +70,11 @@ class TempoSettings:
             section = OmegaConf.create(OmegaConf.to_container(config.tempo, resolve=True))
             settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), section))
         except OmegaConfBaseException as error:
-            raise UserError(f"tempo.{error.full_key or ''}: {str(error).splitlines()[0]}") from error
+            key = str(error.full_key or "").removeprefix("tempo.")
+            raise UserError(
+                f"tempo.{key}: {str(error).splitlines()[0]}; the fields and their types are in "
+                "tempo_verl/config/tempo_trainer.yaml"
+            ) from error
         settings._check()
         return settings
 
@@ -95,8 +99,9 @@ class TempoSettings:
         ):
             if value not in known:
                 raise UserError(f"tempo.{name}={value} is unknown; choose one of {', '.join(known)}")
-        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
-            raise UserError(f"tempo.value_range={list(self.value_range)} must be [low, high] with low < high, or null")
+        limits = self.value_range
+        if limits is not None and not (len(limits) == 2 and limits[0] < limits[1]):
+            raise UserError(f"tempo.value_range={list(limits)} must be [low, high] with low < high, or null")
 
     @property
     def uses_unlabeled(self) -> bool:

@@ -30,7 +30,7 @@ from tempo_verl.backends.cpu_platform import use_platform_for
 from tempo_verl.data.monitor import MonitorStore, oracle_metrics
 from tempo_verl.data.streams import Stream, Streams, WithoutAnswers
 from tempo_verl.trainer.critic_loss import value_calibration_loss
-from tempo_verl.trainer.metrics import labeled_metrics, prefixed, unlabeled_metrics
+from tempo_verl.trainer.metrics import labeled_metrics, prefixed, unlabeled_metrics, validation_metrics
 from tempo_verl.trainer.queue import Samples, concatenate, final_values_of, select
 from tempo_verl.trainer.settings import TempoSettings, plan_round
 
@@ -116,7 +116,9 @@ class TempoTrainer(PPOTrainerSync):
         settings = self.settings
         on_policy, guided = unlabeled, None
         if settings.actor_on_labeled and labeled is not None:
-            guided = select(labeled.meta, {prompt for prompt, real in zip(labeled.prompts, labeled.real) if real})
+            guided = select(
+                labeled.meta, {prompt for prompt, real in zip(labeled.prompts, labeled.real, strict=True) if real}
+            )
             on_policy = concatenate(unlabeled, guided)
         samples = self._balanced(on_policy, self._actor_mini_batch, metrics, "global_seqlen")
 
@@ -145,7 +147,9 @@ class TempoTrainer(PPOTrainerSync):
 
     def _values(self, samples: Samples) -> torch.Tensor:
         """(B, T + 1) values V(x, y_1:t), t = 0..T, of the critic as it is now."""
-        samples.meta.extra_info.update(compute_loss=False, temperature=self.config.actor_rollout_ref.rollout.temperature)
+        samples.meta.extra_info.update(
+            compute_loss=False, temperature=self.config.actor_rollout_ref.rollout.temperature
+        )
         ray.get(self.critic_wg.infer_batch(samples.meta).futures)
         return final_values_of(samples.read("values")["values"].float(), samples.response_lengths)
 
@@ -181,7 +185,7 @@ class TempoTrainer(PPOTrainerSync):
     # ------------------------------------------------------------------ the policy
 
     def _store_advantage(self, samples: Samples, values: torch.Tensor, reward: torch.Tensor) -> torch.Tensor:
-        """A_t = R - V(x, y_1:t-1), whitened over the round; written in verl's fields, where its losses look for them."""
+        """A_t = R - V(x, y_1:t-1), whitened over the round; stored in the fields that verl's losses read."""
         advantages = advantage(values, reward, samples.response_mask, whiten_advantage=self.settings.whiten)
         token_reward = torch.zeros_like(advantages)
         last = torch.tensor(samples.response_lengths) - 1
@@ -249,7 +253,9 @@ class TempoTrainer(PPOTrainerSync):
             return
         rows, reward = self._monitored
         fields = samples.read("row", "responses")
-        responses = self.tokenizer.batch_decode([ids.tolist() for ids in fields["responses"].unbind()], skip_special_tokens=True)
+        responses = self.tokenizer.batch_decode(
+            [ids.tolist() for ids in fields["responses"].unbind()], skip_special_tokens=True
+        )
         correct = self.monitor.correct([int(fields["row"][row]) for row in rows], [responses[row] for row in rows])
         metrics.update(prefixed("tempo/oracle", oracle_metrics(reward, correct)))
 
@@ -258,6 +264,11 @@ class TempoTrainer(PPOTrainerSync):
             folder = Path(self.settings.dump_dir)
             folder.mkdir(parents=True, exist_ok=True)
             np.savez_compressed(folder / f"round_{self.global_steps:06d}.npz", **record)
+
+    def _val_metrics_update(self, data_sources, sample_uids, reward_extra_infos_dict, sample_turns, **_unused) -> dict:
+        correct = reward_extra_infos_dict.get("acc") or reward_extra_infos_dict["reward"]
+        answers = reward_extra_infos_dict.get("pred") or [None] * len(correct)
+        return validation_metrics(data_sources, sample_uids, correct, answers)
 
     # ------------------------------------------------------------------ set-up and plumbing
 
@@ -307,7 +318,7 @@ class TempoTrainer(PPOTrainerSync):
         return set(batch["uid"])
 
     def _balanced(self, meta: KVBatchMeta, multiple: int, metrics: dict, prefix: str) -> Samples:
-        """Spread rows evenly over the data-parallel ranks, in whole mini-batches (verl adds synthetic rows if need be)."""
+        """Spread rows evenly over the data-parallel ranks, in whole mini-batches (verl may add synthetic rows)."""
         self._phase_multiple = multiple
         return Samples(self._balance_batch(meta, metrics, logging_prefix=prefix))
 

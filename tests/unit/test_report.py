@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from tempo_verl.algo.evaluation import majority_correct
 from tempo_verl.report import Results, build_report, print_table
-from tempo_verl.report.data import Question, read_jsonl, read_run
+from tempo_verl.report.data import read_jsonl, read_run
 from tempo_verl.report.page import duration, oracle_note, symbols
-from tempo_verl.report.results import Estimate, SetResult, bootstrap, majority_correct, summarise, verdict_sentence
+from tempo_verl.report.results import Estimate, SetResult, bootstrap, summarise, verdict_sentence
 
 RIGHT = "1"
 ROUNDS = 8
@@ -171,9 +172,9 @@ def test_print_table(built):
 
 
 def test_majority_ties_and_empty_answers():
-    assert majority_correct(Question([True, False, False], ["1", "2", None]))
-    assert not majority_correct(Question([False, True], ["1", "2"]))
-    assert not majority_correct(Question([False, False], [None, None]))
+    assert majority_correct(["1", "2", None], [True, False, False])
+    assert not majority_correct(["1", "2"], [False, True])
+    assert not majority_correct([None, None], [False, False])
 
 
 def test_bootstrap():

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target sets up .venv by itself; a second call reuses it until pyproject.toml or the constraints change.
+
+# Python 3.10 - 3.12 that .venv is made with
+PYTHON ?= python3
+# passed on to `tempo-verl quickstart` or pytest
+ARGS ?=
+
+BIN := .venv/bin
+CONSTRAINTS := constraints/cpu.txt
+INSTALLED := .venv/.installed
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c $(CONSTRAINTS)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: quickstart test lint format setup clean help
+
+# nothing here is to reach for a model hub or a tracking server
+quickstart test: export HF_HUB_OFFLINE = 1
+quickstart test: export WANDB_MODE = offline
+
+quickstart: $(INSTALLED) ## tiny task, stage 0, TEMPO, evaluation and report on a CPU (ARGS=--fast: a few rounds only)
+	@$(BIN)/tempo-verl quickstart $(ARGS)
+
+test: $(INSTALLED) ## all tests that need no accelerator (ARGS=tests/unit: only those)
+	@$(BIN)/python -m pytest -m "not vllm and not gpu" $(ARGS)
+
+lint: $(INSTALLED) ## ruff (rules and format) and mypy
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+format: $(INSTALLED) ## let ruff repair what it can
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+setup: $(INSTALLED) ## only make .venv
+
+clean: ## remove .venv, caches and builds; runs/ stays
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find tempo_verl tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo 'PYTHON=python3.12 chooses the interpreter. On Linux, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu'
+	@echo 'makes pip take the CPU build of torch, which is gigabytes smaller.'
+
+# torch first, so that the build in place is the one the rest is resolved against
+$(INSTALLED): pyproject.toml $(CONSTRAINTS) | $(BIN)/pip
+	@echo "Installing tempo-verl and what it needs into .venv; the first time this takes a few minutes."
+	@$(PIP_INSTALL) torch==2.13.0
+	@$(PIP_INSTALL) -e '.[cpu,math,dev]'
+	@touch $@
+
+# pip is the last thing that venv installs: an interrupted or failed creation is begun anew
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' || \
+		{ echo "tempo-verl needs Python >=3.10,<3.13; $(PYTHON) is $$($(PYTHON) -V 2>&1): try make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv --clear .venv

@@ -1,0 +1,434 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every mistake stops a run before it starts, with one line that names the place and the remedy."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, Qwen3Config
+
+from tempo_verl.errors import UserError
+from tempo_verl.preflight import check, required_cpus
+
+DATA_COLUMNS = "prompt, data_source, reward_model.ground_truth"
+
+
+class Run:
+    """A valid configuration to spoil field by field; ``mend`` puts it back (composing one takes half a second)."""
+
+    def __init__(self, config: DictConfig):
+        self.config = config
+        self._undo: list[tuple[str, Any]] = []
+
+    def __setitem__(self, field: str, value: Any) -> None:
+        section, _, name = field.rpartition(".")
+        raw = OmegaConf.to_container(OmegaConf.select(self.config, section), resolve=False)
+        self._undo.append((field, raw[name]))
+        OmegaConf.update(self.config, field, value)
+
+    def mend(self) -> None:
+        for field, value in reversed(self._undo):
+            OmegaConf.update(self.config, field, value)
+
+    def is_refused(self, *fragments: object) -> None:
+        """The check fails with one line that holds all ``fragments``."""
+        with pytest.raises(UserError) as caught:
+            check(self.config)
+        message = str(caught.value)
+        assert message.splitlines() == [message]
+        for fragment in fragments:
+            assert str(fragment) in message
+
+
+@pytest.fixture(scope="module")
+def composed(compose) -> DictConfig:
+    return compose()
+
+
+@pytest.fixture
+def run(composed: DictConfig) -> Iterator[Run]:
+    valid = Run(composed)
+    yield valid
+    valid.mend()
+
+
+def question(text: Any, answer: str | None = "1") -> dict[str, Any]:
+    prompt = [{"role": "user", "content": text}]
+    return {"data_source": "test", "prompt": prompt, "reward_model": {"style": "exact", "ground_truth": answer}}
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> str:
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return str(path)
+
+
+def many(prefix: str, count: int = 8) -> list[dict[str, Any]]:
+    return [question(f"{prefix} {number}") for number in range(count)]
+
+
+# ---------------------------------------------------------------------- what is right
+
+
+def test_a_valid_run_passes_and_starts_no_ray(run: Run) -> None:
+    check(run.config)
+    assert not ray.is_initialized()
+
+
+def test_ppo_needs_no_unlabeled_file_and_may_start_its_critic_from_the_policy(compose, tiny_policy: Path) -> None:
+    check(compose(["method=ppo", "tempo.unlabeled.files=missing.parquet", f"critic.model.path='{tiny_policy}'"]))
+
+
+def test_several_files_and_json_lines_are_read(run: Run, tmp_path: Path) -> None:
+    lines = tmp_path / "more.jsonl"
+    lines.write_text("".join(json.dumps(row) + "\n" for row in many("more", 4)))
+    run["tempo.labeled.files"] = [write(tmp_path / "some.parquet", many("some", 4)), str(lines)]
+    check(run.config)
+
+
+def test_an_unlabeled_set_needs_no_reward_model(run: Run, tmp_path: Path) -> None:
+    rows = [{"prompt": row["prompt"], "data_source": "test"} for row in many("new")]
+    run["tempo.unlabeled.files"] = write(tmp_path / "unlabeled.parquet", rows)
+    check(run.config)
+
+
+# ---------------------------------------------------------------------- data
+
+
+@pytest.mark.parametrize("field", ["tempo.labeled.files", "tempo.unlabeled.files"])
+def test_a_missing_file(run: Run, field: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "nowhere.parquet")
+    run[field] = path
+    run.is_refused(f"{field}={path}", "no such file", "check the path")
+
+
+@pytest.mark.parametrize("test_freq", [-1, 5])
+def test_a_missing_validation_file(run: Run, test_freq: int, tmp_path: Path) -> None:
+    run["trainer.test_freq"] = test_freq  # verl opens the file even if it never validates
+    run["data.val_files"] = path = str(tmp_path / "nowhere.parquet")
+    run.is_refused(f"data.val_files={path}", "no such file", "check the path")
+
+
+def test_no_file_named(run: Run) -> None:
+    run["tempo.unlabeled.files"] = None
+    run.is_refused("tempo.unlabeled.files is not set", "give a parquet file in verl's columns")
+
+
+def test_an_unreadable_parquet_file(run: Run, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.parquet"
+    broken.write_bytes(b"PAR1 this is no parquet file")
+    run["tempo.labeled.files"] = str(broken)
+    run.is_refused(f"tempo.labeled.files={broken}", "cannot be read", "write it again")
+
+
+def test_an_unreadable_json_file(run: Run, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"prompt": [\n')
+    run["tempo.labeled.files"] = str(broken)
+    run.is_refused(f"tempo.labeled.files={broken}", "cannot be read", "write it again")
+
+
+def test_a_wrong_extension(run: Run, tmp_path: Path) -> None:
+    table = tmp_path / "questions.csv"
+    table.write_text("prompt\nwhy?\n")
+    run["tempo.labeled.files"] = str(table)
+    run.is_refused(f"tempo.labeled.files={table}", "not a .parquet, .json or .jsonl file")
+
+
+@pytest.mark.parametrize("column", ["prompt", "data_source", "reward_model"])
+def test_a_missing_column(run: Run, column: str, tmp_path: Path) -> None:
+    rows = [{name: value for name, value in row.items() if name != column} for row in many("q")]
+    run["tempo.labeled.files"] = path = write(tmp_path / "labeled.parquet", rows)
+    found = ", ".join(rows[0])
+    run.is_refused(f"tempo.labeled.files={path}", f"no column '{column}' (found {found})", DATA_COLUMNS)
+
+
+@pytest.mark.parametrize("field", ["tempo.labeled.files", "tempo.unlabeled.files"])
+def test_an_empty_set(run: Run, field: str, tmp_path: Path) -> None:
+    path = tmp_path / "empty.parquet"
+    pq.write_table(pa.Table.from_pylist(many("q")).slice(0, 0), path)
+    run[field] = str(path)
+    run.is_refused(f"{field}={path}", "no questions", "give a file with at least one row")
+
+
+@pytest.mark.parametrize("answer", [None, ""])
+def test_a_labeled_row_without_an_answer(run: Run, answer: str | None, tmp_path: Path) -> None:
+    rows = many("q")
+    rows[5] = question("unanswered", answer)
+    run["tempo.labeled.files"] = path = write(tmp_path / "labeled.parquet", rows)
+    run.is_refused(
+        f"tempo.labeled.files={path}",
+        "row 5",
+        "reward_model.ground_truth",
+        "add it, or move the row to tempo.unlabeled",
+    )
+
+
+@pytest.mark.parametrize("text", [None, "", " \n"])
+def test_a_row_without_a_prompt(run: Run, text: str | None, tmp_path: Path) -> None:
+    rows = many("q")
+    rows[3] = question(text)
+    run["tempo.labeled.files"] = path = write(tmp_path / "labeled.parquet", rows)
+    run.is_refused(f"tempo.labeled.files={path}", "row 3 has no prompt", "list of {role, content} messages")
+
+
+@pytest.mark.parametrize("prompt", [None, "a plain text"])
+def test_a_prompt_that_is_no_list_of_messages(run: Run, prompt: str | None, tmp_path: Path) -> None:
+    rows = [{**row, "prompt": prompt} for row in many("q")]
+    run["tempo.unlabeled.files"] = path = write(tmp_path / "unlabeled.parquet", rows)
+    run.is_refused(f"tempo.unlabeled.files={path}", "row 0 has no prompt", "list of {role, content} messages")
+
+
+@pytest.mark.parametrize(
+    "twin",
+    [
+        "Find the ﬁrst café, 10²",
+        "FIND THE FIRST CAFÉ, 10²",
+        "  find\tthe  first\n cafe\u0301, 102 ",
+        "Find the first café, １０2",
+    ],
+    ids=["ligature", "case", "space and combining accent", "full-width digits"],
+)
+def test_the_same_question_in_both_sets(run: Run, twin: str, tmp_path: Path) -> None:
+    labeled = write(tmp_path / "labeled.parquet", [*many("q"), question("Find the first café, 10²")])
+    unlabeled = write(tmp_path / "unlabeled.parquet", [*many("p"), question(twin, None)])
+    run["tempo.labeled.files"], run["tempo.unlabeled.files"] = labeled, unlabeled
+    run.is_refused("1 question(s)", labeled, unlabeled, "row 8", "remove them from one of the two sets")
+
+
+def test_different_questions_may_be_similar(run: Run, tmp_path: Path) -> None:
+    run["tempo.labeled.files"] = write(tmp_path / "labeled.parquet", many("What is 1 +"))
+    run["tempo.unlabeled.files"] = write(tmp_path / "unlabeled.parquet", many("What is 1+"))
+    check(run.config)
+
+
+@pytest.mark.parametrize(("stream", "size"), [("labeled", 32), ("unlabeled", 16)])
+def test_a_batch_larger_than_its_set(run: Run, stream: str, size: int) -> None:
+    run[f"tempo.{stream}.batch_size"] = size
+    check(run.config)
+    run[f"tempo.{stream}.batch_size"] = size + 1
+    run.is_refused(f"tempo.{stream}.batch_size={size + 1}", f"({size} questions", f"set it to at most {size}")
+
+
+# ---------------------------------------------------------------------- batches
+
+
+@pytest.mark.parametrize(
+    ("mini", "batch", "size"),
+    [
+        ("actor_rollout_ref.actor.ppo_mini_batch_size", "tempo.unlabeled.batch_size", 4),
+        ("tempo.calibration.mini_batch_size", "tempo.labeled.batch_size", 8),
+    ],
+    ids=["actor", "critic"],
+)
+@pytest.mark.parametrize("value", [3, 16])
+def test_a_mini_batch_that_does_not_divide(run: Run, mini: str, batch: str, size: int, value: int) -> None:
+    run[mini] = value
+    run.is_refused(f"{mini}={value}", f"{batch}={size}", f"choose a divisor of {size}")
+
+
+def test_in_ppo_the_policy_learns_on_the_labeled_batch(compose) -> None:
+    Run(compose(["method=ppo", "actor_rollout_ref.actor.ppo_mini_batch_size=3"])).is_refused(
+        "actor_rollout_ref.actor.ppo_mini_batch_size=3", "tempo.labeled.batch_size=8", "choose a divisor of 8"
+    )
+    Run(compose(["method=ppo", "tempo.labeled.n=3"])).is_refused(
+        "tempo.labeled.n=3 must equal actor_rollout_ref.rollout.n=2"
+    )
+
+
+def test_an_actor_mini_batch_that_is_no_multiple_of_the_ranks(run: Run) -> None:
+    run["trainer.n_gpus_per_node"] = 3
+    run.is_refused(
+        "actor_rollout_ref.actor.ppo_mini_batch_size=4", "8 samples", "3 training processes", "change one of them"
+    )
+
+
+def test_a_critic_mini_batch_that_is_no_multiple_of_the_ranks(run: Run) -> None:
+    run["trainer.nnodes"] = 3
+    run["tempo.unlabeled.batch_size"] = 6
+    run.is_refused("tempo.calibration.mini_batch_size=8", "16 samples", "3 training processes", "change one of them")
+
+
+# ---------------------------------------------------------------------- configuration
+
+
+def test_an_unknown_method(compose, run: Run) -> None:
+    with pytest.raises(UserError, match=r"method/foo.*Available options in 'method':; ppo; tempo") as caught:
+        compose(["method=foo"])
+    assert len(str(caught.value).splitlines()) == 1
+    run["tempo.method"] = "foo"
+    run.is_refused("tempo.method=foo", "choose one of tempo, ppo")
+
+
+@pytest.mark.parametrize(("override", "told"), [("tempo.foo=1", "tempo.foo"), ("critic.foo=1", "critic.foo")])
+def test_an_override_of_an_unknown_field(compose, override: str, told: str) -> None:
+    with pytest.raises(UserError, match=told) as caught:
+        compose([override])
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_added_unknown_field_and_a_wrong_type(compose) -> None:
+    Run(compose(["+tempo.labeled.foo=1"])).is_refused("tempo.labeled.foo", "tempo_trainer.yaml")
+    Run(compose(["tempo.labeled=5"])).is_refused(
+        "tempo.calibration.mini_batch_size: ", "tempo.labeled", "not a container"
+    )
+    Run(compose(["tempo.rounds=many"])).is_refused("tempo.rounds", "'many'", "Integer", "tempo_trainer.yaml")
+
+
+def test_a_reversed_value_range(run: Run) -> None:
+    run["tempo.value_range"] = [1.0, 0.0]
+    run.is_refused("tempo.value_range=[1.0, 0.0]", "[low, high] with low < high, or null")
+
+
+@pytest.mark.parametrize("name", ["gamma", "lam"])
+def test_a_discounted_return(run: Run, name: str) -> None:
+    run[f"algorithm.{name}"] = 0.95
+    run.is_refused(f"algorithm.{name}=0.95", "must both be 1")
+
+
+def test_a_kl_penalty_in_the_reward(run: Run) -> None:
+    run["algorithm.use_kl_in_reward"] = True
+    run.is_refused("algorithm.use_kl_in_reward=true", "use actor_rollout_ref.actor.use_kl_loss=true")
+
+
+def test_a_disabled_critic(run: Run) -> None:
+    run["critic.enable"] = False
+    run.is_refused("critic.enable=False", "method=tempo needs a critic", "set it to true")
+
+
+def test_another_trainer(run: Run) -> None:
+    run["trainer.v1.trainer_mode"] = "sync"
+    run.is_refused("trainer.v1.trainer_mode=sync", "must be tempo")
+
+
+# ---------------------------------------------------------------------- models
+
+
+@pytest.mark.parametrize("field", ["actor_rollout_ref.model.path", "critic.model.path"])
+def test_a_model_path_that_is_none(run: Run, field: str, tmp_path: Path) -> None:
+    run[field] = str(tmp_path)
+    run.is_refused(f"{field}={tmp_path}", "no config.json", "give a Hugging Face directory")
+    run[field] = None
+    run.is_refused(f"{field} is not set", "give a Hugging Face directory or name")
+
+
+@pytest.mark.parametrize("field", ["actor_rollout_ref.model", "critic.model"])
+@pytest.mark.parametrize("vocabulary", [15, 20], ids=["model too small", "model too large"])
+def test_tokenizer_and_model_of_different_vocabularies(
+    run: Run, tiny_critic: Path, field: str, vocabulary: int, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_critic, model)
+    Qwen3Config.from_pretrained(model, vocab_size=vocabulary).save_pretrained(model)
+    run[f"{field}.path"] = str(model)
+    run.is_refused(
+        f"{field}.path={model}", f"{vocabulary} ids", "its tokenizer 16", "use the tokenizer the model was trained with"
+    )
+
+
+def test_a_vocabulary_padded_to_a_round_number_is_right(run: Run, tiny_policy: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_policy)
+    tokenizer.add_tokens([f"<{number}>" for number in range(1000)])
+    tokenizer.save_pretrained(tmp_path)
+    Qwen3Config.from_pretrained(tiny_policy, vocab_size=1024).save_pretrained(tmp_path)
+    run["actor_rollout_ref.model.path"] = str(tmp_path)
+    check(run.config)
+
+
+def test_a_model_without_a_tokenizer(run: Run, tiny_policy: Path, tmp_path: Path) -> None:
+    shutil.copy(tiny_policy / "config.json", tmp_path)
+    run["actor_rollout_ref.model.path"] = str(tmp_path)  # transformers makes up a tokenizer of one token for it
+    run.is_refused(f"actor_rollout_ref.model.path={tmp_path}", "its tokenizer 1", "use the tokenizer")
+    run["actor_rollout_ref.model.tokenizer_path"] = elsewhere = str(tmp_path / "elsewhere")
+    run.is_refused(
+        f"actor_rollout_ref.model.tokenizer_path={elsewhere}", "no tokenizer there", "give the Hugging Face dir"
+    )
+
+
+def test_a_critic_without_a_value_head(run: Run, tiny_policy: Path) -> None:
+    run["critic.model.path"] = str(tiny_policy)
+    run.is_refused(
+        f"critic.model.path={tiny_policy}",
+        "no trained value head",
+        "score.weight",
+        "saved by stage 0 (method=ppo)",
+        "critic.allow_new_value_head=true",
+    )
+    run["critic.allow_new_value_head"] = True
+    check(run.config)
+
+
+def test_a_critic_that_lost_its_head_weight(run: Run, tiny_critic: Path, tmp_path: Path) -> None:
+    critic = tmp_path / "critic"
+    shutil.copytree(tiny_critic, critic)
+    weights = load_file(critic / "model.safetensors")
+    del weights["score.weight"]
+    save_file(weights, critic / "model.safetensors", {"format": "pt"})
+    run["critic.model.path"] = str(critic)
+    run.is_refused(f"critic.model.path={critic}", "missing weight score.weight")
+
+
+# ---------------------------------------------------------------------- Ray
+
+
+def test_too_few_ray_cpus(run: Run) -> None:
+    assert required_cpus(1, 1) == 6
+    run["ray_kwargs.ray_init.num_cpus"] = 6
+    check(run.config)
+    run["ray_kwargs.ray_init.num_cpus"] = 5
+    run.is_refused("has 5 CPUs, this run needs 6", "raise ray_kwargs.ray_init.num_cpus", "num_data_storage_units")
+    run["transfer_queue.backend.SimpleStorage.num_data_storage_units"] = 8
+    run["ray_kwargs.ray_init.num_cpus"] = 12
+    run.is_refused("has 12 CPUs, this run needs 13")
+
+
+def test_too_few_cpus_in_a_running_cluster(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
+    run.is_refused("the Ray cluster has 4 CPUs, this run needs 6")
+
+
+# ---------------------------------------------------------------------- launchers
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ["verl.trainer.main_ppo", "--config-path", "pkg://tempo_verl.config", "--config-name", "tempo_trainer"],
+        ["tempo_verl.cli.main", "train", "--run-dir", "run"],
+    ],
+    ids=["verl", "tempo-verl"],
+)
+def test_a_launcher_stops_with_one_line_and_starts_nothing(
+    launcher: list[str], tiny_task: Path, tmp_path: Path
+) -> None:
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", *launcher, "hardware=cpu", "tempo.labeled.files=missing.parquet"),
+            f"tempo.unlabeled.files='{tiny_task / 'unlabeled.parquet'}'",
+            *("actor_rollout_ref.model.path=policy", "critic.model.path=critic"),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "RAY_TMPDIR": str(tmp_path / "ray")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.stderr.splitlines() == [
+        "tempo-verl: tempo.labeled.files=missing.parquet: no such file; check the path"
+    ]
+    assert result.returncode == 2
+    assert not (tmp_path / "ray").exists()
+    assert not (tmp_path / "run").exists()
