@@ -17,7 +17,8 @@ from torch.utils.data import Dataset, SequentialSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchdata.stateful_dataloader.sampler import RandomSampler
 
-# What an unlabelled row may carry on: the question and how to roll it out. Anything else could hold an answer.
+# What an unlabelled row may carry on: the question and how to roll it out. Anything else could hold an answer, and
+# verl's ``tools_kwargs`` and ``interaction_kwargs`` often do: tools that grade are created with the ground truth.
 UNLABELED_FIELDS = frozenset(
     {
         "raw_prompt",
@@ -26,8 +27,6 @@ UNLABELED_FIELDS = frozenset(
         "ability",
         "index",
         "agent_name",
-        "tools_kwargs",
-        "interaction_kwargs",
         "dummy_tensor",
     }
 )
@@ -130,8 +129,9 @@ class Stream:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken."""
         self._loader.load_state_dict(state["loader"])
-        self._batches = iter(self._loader)
         self.epoch = state["epoch"]
+        # Taken before the first batch, a state has no pass to go on with.
+        self._batches = iter(self._loader) if self.epoch else None
 
 
 @dataclass

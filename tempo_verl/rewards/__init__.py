@@ -56,7 +56,7 @@ def verifier(style: str) -> Verifier:
     module, _, function = style.partition(":")
     try:
         return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         known = ", ".join(builtin)
         raise UserError(
             f"reward_model.style={style!r}: neither one of {known} nor an importable module:function ({error})"

@@ -31,7 +31,7 @@ class TempoRewardManager(RewardManagerBase):
         )
 
     def _score(self, response_ids, style: str, ground_truth: str | None) -> dict[str, Any]:
-        response = self.tokenizer.decode(response_ids, skip_special_tokens=True)
+        response: str = self.tokenizer.decode(response_ids, skip_special_tokens=True)  # type: ignore[attr-defined]
         if ground_truth is None:
             return {"reward_score": 0.0, "reward_extra_info": {"pred": extract(response, style)}}
         result = score(response, str(ground_truth), style)

@@ -76,6 +76,8 @@ class TempoSettings:
                 "tempo_verl/config/tempo_trainer.yaml"
             ) from error
         settings._check()
+        if settings.value_range is not None:
+            settings.value_range = tuple(settings.value_range)  # OmegaConf makes it a list
         return settings
 
     def _check(self) -> None:

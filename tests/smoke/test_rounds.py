@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two TEMPO rounds on real verl: Ray, FSDP2, TransferQueue, reward workers, rollouts; on one and on two ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+
+ROUNDS = 2
+# float32 forward passes of the same weights in different batches and on sharded parameters
+VALUE_TOLERANCE = 1e-5
+ADVANTAGE_TOLERANCE = 1e-4
+
+
+@dataclass
+class Evidence:
+    """What one run left behind, by round (from 1)."""
+
+    folder: Path
+    weights: dict[tuple[int, str, str], Path] = field(default_factory=dict)  # (round, role, moment) -> HF directory
+    rows: dict[int, dict] = field(default_factory=dict)
+    metrics: dict[int, dict] = field(default_factory=dict)
+
+    def weights_of(self, number: int, role: str, moment: str) -> dict[str, torch.Tensor]:
+        return load_file(self.weights[number, role, moment] / "model.safetensors")
+
+    def dump(self, number: int):
+        return np.load(self.folder / "rounds" / f"round_{number:06d}.npz")
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["rank1", "rank2"])
+def evidence(request, tmp_path_factory, compose) -> Evidence:
+    """Run two rounds on a Ray cluster of our own and record weights and rows at every phase boundary."""
+    import ray
+    import transfer_queue as tq
+    from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
+    from verl.trainer.main_ppo import TaskRunnerV1
+
+    from tempo_verl.trainer.tempo_trainer import TempoTrainer
+
+    ranks = request.param
+    folder = tmp_path_factory.mktemp(f"run_{ranks}")
+    found = Evidence(folder)
+
+    class RecordingTrainer(TempoTrainer):
+        def _weights(self, moment: str) -> None:
+            for role, workers in (("actor", self.actor_rollout_wg), ("critic", self.critic_wg)):
+                path = folder / f"round_{self.global_steps}_{moment}" / role
+                workers.save_checkpoint(str(path), None, self.global_steps)
+                found.weights[self.global_steps, role, moment] = path / "huggingface"
+
+        def step(self, metrics, timing_raw):
+            self._weights("start")
+            batch = super().step(metrics, timing_raw)
+            self._weights("end")
+            found.metrics[self.global_steps] = dict(metrics)
+            return batch
+
+        def _m_step(self, *args):
+            self._weights("between")
+            return super()._m_step(*args)
+
+        def _measure_policy(self, samples, *args):
+            found.rows[self.global_steps] = {
+                "real": samples.real,
+                "input_ids": [ids.clone() for ids in samples.read("input_ids")["input_ids"].unbind()],
+                "lengths": samples.response_lengths,
+                "advantages": [row.clone() for row in samples.read("advantages")["advantages"].unbind()],
+                "reward_model": samples.read_objects("reward_model"),
+            }
+            return super()._measure_policy(samples, *args)
+
+    config = compose(
+        [
+            f"tempo.rounds={ROUNDS}",
+            f"tempo.dump_dir='{folder / 'rounds'}'",
+            f"trainer.default_local_dir='{folder / 'checkpoints'}'",
+            f"trainer.n_gpus_per_node={ranks}",
+            "tempo.calibration.mini_batch_size=4",
+            "tempo.calibration.epochs=2",
+            "tempo.calibration.lr=1e-3",
+            "actor_rollout_ref.actor.optim.lr=1e-3",
+        ]
+    )
+    config.transfer_queue.enable = True
+    OmegaConf.resolve(config)
+    options = OmegaConf.to_container(config.ray_kwargs.ray_init)
+    environment = {**get_ppo_ray_runtime_env(config)["env_vars"], **options["runtime_env"]["env_vars"]}
+    ray.init(
+        num_cpus=options["num_cpus"],
+        num_gpus=options["num_gpus"],
+        include_dashboard=False,
+        runtime_env={"env_vars": environment | {"TRANSFER_QUEUE_ENABLE": "1"}},
+    )
+    try:
+        tq.init(config.transfer_queue)
+        # verl's own task runner without its Ray actor, so that the trainer is in reach of the test
+        runner = TaskRunnerV1.__ray_metadata__.modified_class()
+        runner.config = config
+        runner.trainer = RecordingTrainer(config)
+        runner.trainer.init()
+        runner.init_agent_loop_manager()
+        runner.trainer.fit(runner.agent_loop_manager)
+        tq.close()
+    finally:
+        ray.shutdown()
+    return found
+
+
+def _equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    assert first.keys() == second.keys()
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("number", range(1, ROUNDS + 1))
+def test_critic_changes_only_in_the_e_step(evidence: Evidence, number: int) -> None:
+    start, between, end = (evidence.weights_of(number, "critic", moment) for moment in ("start", "between", "end"))
+    assert "score.weight" in start
+    assert not _equal(start, between)
+    assert _equal(between, end)
+
+
+@pytest.mark.parametrize("number", range(1, ROUNDS + 1))
+def test_actor_changes_only_in_the_m_step(evidence: Evidence, number: int) -> None:
+    start, between, end = (evidence.weights_of(number, "actor", moment) for moment in ("start", "between", "end"))
+    assert _equal(start, between)
+    assert not _equal(between, end)
+
+
+@torch.inference_mode()
+def _values(model_dir: Path, evidence: Evidence, number: int) -> np.ndarray:
+    """V(x, y_1:t), t = 0..T, of the unlabelled rows by a plain forward pass; (B, T + 1), padded with 0."""
+    from transformers import AutoModelForTokenClassification
+
+    model = AutoModelForTokenClassification.from_pretrained(model_dir, dtype=torch.float32).eval()
+    rows = evidence.rows[number]
+    values = np.zeros_like(evidence.dump(number)["unlabeled_values"])
+    for row, (ids, length) in enumerate(zip(rows["input_ids"], rows["lengths"], strict=True)):
+        values[row, : length + 1] = model(input_ids=ids.unsqueeze(0)).logits[0, -(length + 1) :, 0].numpy()
+    return values.clip(0.0, 1.0)
+
+
+@pytest.mark.parametrize("number", range(1, ROUNDS + 1))
+def test_values_are_those_of_the_updated_critic(evidence: Evidence, number: int) -> None:
+    used = evidence.dump(number)["unlabeled_values"]
+    updated = _values(evidence.weights[number, "critic", "between"], evidence, number)
+    stale = _values(evidence.weights[number, "critic", "start"], evidence, number)
+    assert np.abs(used - updated).max() < VALUE_TOLERANCE
+    assert np.abs(used - stale).max() > 100 * VALUE_TOLERANCE
+
+
+@pytest.mark.parametrize("number", range(1, ROUNDS + 1))
+def test_advantages_equal_the_formula(evidence: Evidence, number: int) -> None:
+    dump, rows = evidence.dump(number), evidence.rows[number]
+    values, mask = dump["unlabeled_values"].astype(float), dump["unlabeled_mask"].astype(bool)
+    last = mask.sum(axis=1)
+    reward = values[np.arange(len(values)), last]  # V(x, y_1:T)
+    assert np.allclose(reward, dump["unlabeled_reward"], atol=1e-6)
+
+    raw = (reward[:, None] - values[:, :-1])[mask]  # R - V(x, y_1:t-1)
+    expected = np.zeros(mask.shape)
+    expected[mask] = (raw - raw.mean()) / np.sqrt(raw.var(ddof=1) + 1e-8)
+    assert np.abs(expected - dump["unlabeled_advantages"]).max() < ADVANTAGE_TOLERANCE
+    for row, stored in enumerate(rows["advantages"]):  # what the actor loss reads
+        assert np.abs(stored.numpy() - expected[row, : len(stored)]).max() < ADVANTAGE_TOLERANCE
+
+
+def test_no_answer_of_an_unlabelled_row_is_on_the_training_path(evidence: Evidence) -> None:
+    for rows in evidence.rows.values():
+        assert [reward_model["ground_truth"] for reward_model in rows["reward_model"]] == [None] * len(rows["real"])
+
+
+def test_metrics_are_logged(evidence: Evidence) -> None:
+    for number, metrics in evidence.metrics.items():
+        dump = evidence.dump(number)
+        assert metrics["tempo/labeled/accuracy"] == pytest.approx(dump["labeled_correct"].mean())
+        assert metrics["tempo/labeled/gap"] == pytest.approx((dump["labeled_value"] - dump["labeled_correct"]).mean())
+        assert ("tempo/labeled/auroc" in metrics) == (0 < dump["labeled_correct"].mean() < 1)
+        assert metrics["tempo/unlabeled/reward_mean"] == pytest.approx(dump["unlabeled_reward"].mean(), abs=1e-6)
+        assert {
+            "tempo/labeled/brier",
+            "tempo/labeled/ece",
+            "tempo/unlabeled/reward_std",
+            "tempo/unlabeled/baseline_error",
+            "tempo/unlabeled/advantage_positive",
+            "tempo/unlabeled/entropy",
+            "tempo/unlabeled/response_length",
+            "tempo/unlabeled/distinct_answers",
+            "tempo/oracle/accuracy",
+            "tempo/time/rollout_s",
+            "tempo/time/e_step_s",
+            "tempo/time/m_step_s",
+        } <= metrics.keys()
+        # 8 labelled and 4 unlabelled prompts of 2 samples each: every real row, and no other, is in the dumps
+        assert len(dump["labeled_correct"]) == 16
+        assert len(dump["unlabeled_reward"]) == 8
