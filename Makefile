@@ -54,6 +54,7 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS) | $(BIN)/pip
 
 # pip is the last thing that venv installs: an interrupted or failed creation is begun anew
 $(BIN)/pip:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' || \
-		{ echo "tempo-verl needs Python >=3.10,<3.13; $(PYTHON) is $$($(PYTHON) -V 2>&1): try make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null || \
+		{ echo "tempo-verl needs Python >=3.10,<3.13; $(PYTHON) is $$(command -v $(PYTHON) >/dev/null && $(PYTHON) -V 2>&1 || echo not there)." \
+		"Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -m venv --clear .venv

@@ -91,6 +91,7 @@ def load_valuehead_model(local_path: str, torch_dtype: Any, model_config: Any, t
         config=model_config,
         trust_remote_code=trust_remote_code,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # told below, like weights that are missing
     )
     backbone_prefix = module.base_model_prefix + "."
     missing = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from importlib.metadata import PackageNotFoundError, entry_points, version
 
@@ -38,21 +39,23 @@ def check_plugin() -> None:
     check_verl_version()
     if not any(point.value == "tempo_verl.plugin" for point in entry_points(group="verl.plugins")):
         raise UserError("the entry point verl.plugins/tempo is missing; reinstall: pip install tempo-verl")
+    plugins = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto")
+    if plugins.strip().lower() != "auto" and "tempo" not in {name.strip().lower() for name in plugins.split(",")}:
+        raise UserError(f"VERL_USE_EXTERNAL_PLUGINS={plugins} leaves out 'tempo'; add it, or unset the variable")
     try:
+        import tempo_verl.plugin  # noqa: F401
+
         with warnings.catch_warnings():
             # verl tells of each of its training engines that is not installed; one is enough
             warnings.filterwarnings("ignore", message=".*engine is not available")
-            import verl  # noqa: F401
             from verl.plugin.platform import PlatformRegistry
             from verl.trainer.ppo.v1 import get_trainer_cls
-
-            import tempo_verl.plugin  # noqa: F401
 
             get_trainer_cls("tempo")
     except Exception as error:
         raise UserError(f"the plugin does not load: {type(error).__name__}: {error}") from error
     if PlatformRegistry.get("cpu") is None:
-        raise UserError("the CPU platform is not registered; is VERL_USE_EXTERNAL_PLUGINS set to leave out 'tempo'?")
+        raise UserError("the CPU platform is not registered; reinstall: pip install tempo-verl")
 
 
 def diagnose(console: Console) -> bool:

@@ -185,12 +185,13 @@ def missing_value_head(path: Path) -> list[str]:
     config.num_labels = 1
     with torch.device("meta"):
         model = AutoModelForTokenClassification.from_config(config)
-    head = {name for name in model.state_dict() if not name.startswith(model.base_model_prefix + ".")}
-    stored: set[str] = set()
+    prefix = model.base_model_prefix + "."
+    head = {name: list(value.shape) for name, value in model.state_dict().items() if not name.startswith(prefix)}
+    stored: dict[str, list[int]] = {}
     for file in path.glob("*.safetensors"):
         with safe_open(file, framework="pt") as weights:
-            stored.update(weights.keys())
-    return sorted(head - stored)
+            stored |= {name: weights.get_slice(name).get_shape() for name in head.keys() & set(weights.keys())}
+    return sorted(name for name, shape in head.items() if stored.get(name) != shape)
 
 
 # ---------------------------------------------------------------------- Ray

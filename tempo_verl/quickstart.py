@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tempo_verl.errors import UserError
 from tempo_verl.launch import Run, run_training, write_run_info
+from tempo_verl.tasks.running_sums import MAX_PROMPT_LENGTH, MAX_RESPONSE_LENGTH, RunningSums, write_parquet
 
 SETS = ("labeled", "unlabeled", "heldout")
 
@@ -44,7 +45,6 @@ def quickstart(run_dir: Path, *, seed: int, fast: bool, console: Console, verbos
         UserError: the folder already holds a run, or a stage failed.
     """
     from tempo_verl.report import build_report, print_table
-    from tempo_verl.tasks.running_sums import RunningSums
 
     if run_dir.exists() and any(run_dir.iterdir()):
         raise UserError(f"--run-dir={run_dir} is not empty; name another folder, or remove it")
@@ -74,10 +74,9 @@ def quickstart(run_dir: Path, *, seed: int, fast: bool, console: Console, verbos
     console.print(f"took {time.monotonic() - started:.0f} s; report: {run_dir / 'report.html'}")
 
 
-def _prepare(run_dir: Path, task, size: Size, console: Console) -> float:
+def _prepare(run_dir: Path, task: RunningSums, size: Size, console: Console) -> float:
     """Write the three question sets and the pretrained policy."""
     from tempo_verl.tasks.pretrain import pretrain
-    from tempo_verl.tasks.running_sums import write_parquet
 
     started = time.monotonic()
     sets = task.make_sets()
@@ -109,8 +108,8 @@ def _common_overrides(run_dir: Path, size: Size, seed: int) -> list[str]:
         f"actor_rollout_ref.rollout.seed={seed}",
         f"actor_rollout_ref.rollout.val_kwargs.n={size.validation_samples}",
         f"data.val_files=['{data / 'unlabeled.parquet'}','{data / 'heldout.parquet'}']",
-        "data.max_prompt_length=16",
-        "data.max_response_length=24",
+        f"data.max_prompt_length={MAX_PROMPT_LENGTH}",
+        f"data.max_response_length={MAX_RESPONSE_LENGTH}",
         "trainer.val_before_train=true",
         "hardware=cpu",
     ]

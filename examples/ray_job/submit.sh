@@ -32,5 +32,5 @@ ray job submit --address "$DASHBOARD" -- \
     trainer.default_local_dir="'$OUT/checkpoints'" \
     trainer.save_freq=20 \
     trainer.logger=[console,file] \
-    +ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH="'$OUT/metrics.jsonl'" \
+    +ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_ROOT="'$OUT'" \
     "$@"

@@ -170,19 +170,23 @@ def generate(model, tokenizer, requests: list[Request]) -> list[Completion]:
 
     sampler = _Sampler(requests, model.config.vocab_size)
     stops = _Stops(requests, width, end_ids, tokenizer)
-    output = model.generate(
-        input_ids=input_ids,
-        attention_mask=attention_mask,
-        generation_config=GenerationConfig(
-            do_sample=False,
-            max_new_tokens=max(request.max_tokens for request in requests),
-            pad_token_id=pad_id,
-            # Rows end by _Stops alone; the field is set so that finished rows are padded.
-            eos_token_id=sorted(end_ids) if not any(request.ignore_eos for request in requests) else None,
-        ),
-        logits_processor=LogitsProcessorList([sampler]),
-        stopping_criteria=StoppingCriteriaList([stops]),
-    )
+    # `generate` fills in what we leave open from the model's own settings: their end tokens would end rows behind our
+    # back, their penalties would bend the distribution that is sampled.
+    own_settings, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        output = model.generate(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            generation_config=GenerationConfig(
+                do_sample=False,
+                max_new_tokens=max(request.max_tokens for request in requests),
+                pad_token_id=pad_id,
+            ),
+            logits_processor=LogitsProcessorList([sampler]),
+            stopping_criteria=StoppingCriteriaList([stops]),
+        )
+    finally:
+        model.generation_config = own_settings
     log_probs = torch.stack(sampler.log_probs, dim=1)
     return [
         Completion(output[row, width : width + length].tolist(), log_probs[row, :length].tolist())

@@ -17,6 +17,8 @@ from torch.utils.data import Dataset, SequentialSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchdata.stateful_dataloader.sampler import RandomSampler
 
+from tempo_verl.errors import UserError
+
 # What an unlabelled row may carry on: the question and how to roll it out. Anything else could hold an answer, and
 # verl's ``tools_kwargs`` and ``interaction_kwargs`` often do: tools that grade are created with the ground truth.
 UNLABELED_FIELDS = frozenset(
@@ -82,6 +84,9 @@ class Stream:
         seed: of the shuffling.
         num_workers: of the data loader.
         epoch: passes begun, the first is 1; 0 before the first batch.
+
+    Raises:
+        UserError: the set has no whole batch, which after the checks of the files means that verl dropped rows.
     """
 
     dataset: Dataset
@@ -94,6 +99,12 @@ class Stream:
     def __post_init__(self):
         from verl.utils.dataset.rl_dataset import collate_fn
 
+        questions = len(self.dataset)  # type: ignore[arg-type]
+        if self.batch_size > questions:
+            raise UserError(
+                f"batch_size={self.batch_size} is larger than the set, which has {questions} questions now; lower it "
+                "(data.filter_overlong_prompts=true drops prompts that are longer than data.max_prompt_length)"
+            )
         if self.shuffle:
             sampler = RandomSampler(self.dataset, generator=torch.Generator().manual_seed(self.seed))
         else:

@@ -54,7 +54,8 @@ LABELED_MIX: dict[Variant, dict[Kind, float]] = {
     "B": {"easy": 0.60, "H_L": 0.30, "H_U": 0.10},
     "W0": {"easy": 0.65, "H_L": 0.35, "H_U": 0.00},
 }
-UNLABELED_MIX: dict[Kind, float] = {"easy": 0.50, "H_L": 0.10, "H_U": 0.40}
+# Dropping the prompts without an H_U fact leaves about a third of the unlabelled steps H_U.
+UNLABELED_MIX: dict[Kind, float] = {"easy": 0.70, "H_L": 0.10, "H_U": 0.20}
 LABELED_OPERANDS = (3, 5)
 UNLABELED_OPERANDS = (4, 6)
 
@@ -192,12 +193,12 @@ def extract(response: str) -> str | None:
     return response[-2] if _STEPS.fullmatch(response) else None
 
 
-def verify(response: str, ground_truth: str) -> tuple[bool, str | None]:
+def verify(response: str, ground_truth: str | None) -> tuple[bool, str | None]:
     """Judge a response by its final sum alone.
 
     Args:
         response: decoded text without special tokens.
-        ground_truth: the answer digit.
+        ground_truth: the answer digit; None if only the answer is wanted.
 
     Returns:
         (correct, answer); a malformed response, such as one cut off, is wrong and has no answer.

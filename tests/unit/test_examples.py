@@ -57,8 +57,8 @@ def _write_jsonl(path: Path, rows: Sequence[object]) -> Path:
     return path
 
 
-def _make_parquet(*arguments: str | Path) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, MAKE_PARQUET, *arguments], capture_output=True, text=True, check=False)
+def _run(*command: str | Path, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if split == "unlabeled":
             rows = [row if i % 2 else {"question": row["question"]} for i, row in enumerate(rows)]
         arguments += [f"--{split}", _write_jsonl(folder / f"{split}.jsonl", rows)]
-    done = _make_parquet(*arguments, "--out", folder)
+    done = _run(sys.executable, MAKE_PARQUET, *arguments, "--out", folder)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -126,7 +126,9 @@ def test_every_script_is_tried() -> None:
     assert {script for script, _, _ in CASES} == set(SCRIPTS)
 
 
-@pytest.mark.parametrize(("script", "arguments", "methods"), CASES, ids=lambda case: " ".join(case) if case else "")
+@pytest.mark.parametrize(
+    ("script", "arguments", "methods"), CASES, ids=lambda case: case if isinstance(case, str) else "+".join(case)
+)
 def test_a_script_trains_what_the_checks_let_pass(
     script: str,
     arguments: tuple[str, ...],
@@ -139,16 +141,14 @@ def test_a_script_trains_what_the_checks_let_pass(
     from tempo_verl.launch import resolve_config
     from tempo_verl.preflight import check
 
-    done = subprocess.run(
-        ["bash", ROOT / script, *arguments], env=environment, capture_output=True, text=True, check=False
-    )
+    done = _run("bash", ROOT / script, *arguments, environment=environment)
     assert done.returncode == 0, done.stderr
     calls = [json.loads(line) for line in Path(environment["CALLS"]).read_text().splitlines()]
     trained = [overrides for call in calls if (overrides := _overrides(call)) is not None]
 
     # this machine has neither their GPUs nor their CPUs
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    configs = [resolve_config([*overrides, "+ray_kwargs.ray_init.num_cpus=1000"]) for overrides in trained]
+    configs = [resolve_config([*overrides, "ray_kwargs.ray_init.num_cpus=1000"]) for overrides in trained]
     assert tuple(config.tempo.method for config in configs) == methods
     for config in configs:
         check(config)
@@ -161,9 +161,7 @@ def test_a_script_trains_what_the_checks_let_pass(
 
 @pytest.mark.parametrize("script", [script for script in SCRIPTS if script.startswith("recipes/")])
 def test_a_recipe_names_the_models_it_knows(script: str, environment: dict[str, str]) -> None:
-    done = subprocess.run(
-        ["bash", ROOT / script, "gpt-5"], env=environment, capture_output=True, text=True, check=False
-    )
+    done = _run("bash", ROOT / script, "gpt-5", environment=environment)
     assert done.returncode == 2
     assert "olmo3-7b, qwen3-8b or qwen3-14b" in done.stderr
 
@@ -178,9 +176,7 @@ def test_make_parquet_writes_what_the_trainer_reads(data: Path) -> None:
     rows = pq.read_table(data / "labeled.parquet").to_pylist()
     assert rows[3]["data_source"] == "own_data/labeled"
     assert rows[3]["reward_model"] == {"ground_truth": "3", "style": "math"}
-    assert score(
-        "The sum is \\boxed{3}", rows[3]["reward_model"]["ground_truth"], rows[3]["reward_model"]["style"]
-    ).correct
+    assert score("The sum is \\boxed{3}", **rows[3]["reward_model"]).correct
     unlabeled = pq.read_table(data / "unlabeled.parquet").to_pylist()
     assert [row["reward_model"]["ground_truth"] for row in unlabeled[:2]] == ["", "1001"]
 
@@ -199,7 +195,7 @@ def test_make_parquet_stops_with_one_line(tmp_path: Path, labeled: list, unlabel
     arguments = [
         part for name, rows in files.items() for part in (f"--{name}", _write_jsonl(tmp_path / f"{name}.jsonl", rows))
     ]
-    done = _make_parquet(*arguments, "--out", tmp_path)
+    done = _run(sys.executable, MAKE_PARQUET, *arguments, "--out", tmp_path)
     assert done.returncode == 1
     assert message in done.stderr
     assert done.stderr.count("\n") == 1

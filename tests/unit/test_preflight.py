@@ -18,8 +18,9 @@ import pytest
 import ray
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, Qwen3Config
+from transformers import AutoTokenizer, Qwen3Config, Qwen3ForTokenClassification
 
+from tempo_verl.cli.main import main as tempo_verl_command
 from tempo_verl.errors import UserError
 from tempo_verl.preflight import check, required_cpus
 
@@ -380,6 +381,15 @@ def test_a_critic_that_lost_its_head_weight(run: Run, tiny_critic: Path, tmp_pat
     run.is_refused(f"critic.model.path={critic}", "missing weight score.weight")
 
 
+def test_a_classifier_of_two_classes_is_no_critic(run: Run, tiny_policy: Path, tmp_path: Path) -> None:
+    critic = tmp_path / "critic"
+    shutil.copytree(tiny_policy, critic)
+    two = Qwen3Config.from_pretrained(tiny_policy, num_labels=2)
+    Qwen3ForTokenClassification(two).save_pretrained(critic)
+    run["critic.model.path"] = str(critic)
+    run.is_refused(f"critic.model.path={critic}", "no trained value head", "score.weight")
+
+
 # ---------------------------------------------------------------------- Ray
 
 
@@ -402,33 +412,33 @@ def test_too_few_cpus_in_a_running_cluster(run: Run, monkeypatch: pytest.MonkeyP
 
 # ---------------------------------------------------------------------- launchers
 
+MISTAKE = ["hardware=cpu", "tempo.labeled.files=missing.parquet", "actor_rollout_ref.model.path=policy"]
+TOLD = "tempo-verl: tempo.labeled.files=missing.parquet: no such file; check the path"
 
-@pytest.mark.parametrize(
-    "launcher",
-    [
-        ["verl.trainer.main_ppo", "--config-path", "pkg://tempo_verl.config", "--config-name", "tempo_trainer"],
-        ["tempo_verl.cli.main", "train", "--run-dir", "run"],
-    ],
-    ids=["verl", "tempo-verl"],
-)
-def test_a_launcher_stops_with_one_line_and_starts_nothing(
-    launcher: list[str], tiny_task: Path, tmp_path: Path
-) -> None:
+
+def test_verls_launcher_stops_with_one_line_and_starts_nothing(tmp_path: Path) -> None:
+    shipped = ["--config-path", "pkg://tempo_verl.config", "--config-name", "tempo_trainer"]
     result = subprocess.run(
-        [
-            *(sys.executable, "-m", *launcher, "hardware=cpu", "tempo.labeled.files=missing.parquet"),
-            f"tempo.unlabeled.files='{tiny_task / 'unlabeled.parquet'}'",
-            *("actor_rollout_ref.model.path=policy", "critic.model.path=critic"),
-        ],
+        [sys.executable, "-m", "verl.trainer.main_ppo", *shipped, *MISTAKE],
         cwd=tmp_path,
         env={**os.environ, "RAY_TMPDIR": str(tmp_path / "ray")},
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert result.stderr.splitlines() == [
-        "tempo-verl: tempo.labeled.files=missing.parquet: no such file; check the path"
-    ]
+    assert result.stderr.splitlines() == [TOLD]
     assert result.returncode == 2
-    assert not (tmp_path / "ray").exists()
-    assert not (tmp_path / "run").exists()
+    assert os.listdir(tmp_path) == []
+
+
+def test_our_launcher_stops_with_one_line_and_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["tempo-verl", "train", "--run-dir", "run", *MISTAKE])
+    with pytest.raises(SystemExit) as exit:
+        tempo_verl_command()
+    assert capsys.readouterr().err.splitlines() == [TOLD]
+    assert exit.value.code == 2
+    assert not ray.is_initialized()
+    assert os.listdir(tmp_path) == []

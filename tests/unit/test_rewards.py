@@ -80,7 +80,8 @@ def test_a_users_own_verifier(response: str, truth: str, expected: Score) -> Non
 
 
 @pytest.mark.parametrize(
-    "style", ["nonsense", "no_such_module:verify", "tempo_verl.rewards:nothing", "tempo_verl.rewards:", ":verify", ".a:b", ""]
+    "style",
+    ["nonsense", "no_such_module:verify", "tempo_verl.rewards:nothing", "tempo_verl.rewards:", ":verify", ".a:b", ""],
 )
 def test_an_unknown_style_is_told_with_the_known_ones(style: str) -> None:
     with pytest.raises(UserError, match="neither one of math, rule, exact nor an importable module:function") as caught:
@@ -121,7 +122,9 @@ def run_single(tokenizer, data: DataProto) -> dict[str, Any]:
     return asyncio.run(run())
 
 
-@pytest.mark.parametrize(("response", "correct", "answer"), [("70y55y", 1.0, "5"), ("70y56y", 0.0, "6"), ("y", 0.0, None)])
+@pytest.mark.parametrize(
+    ("response", "correct", "answer"), [("70y55y", 1.0, "5"), ("70y56y", 0.0, "6"), ("y", 0.0, None)]
+)
 def test_a_labeled_row_is_scored(tokenizer, response: str, correct: float, answer: str | None) -> None:
     result = run_single(tokenizer, rollout(tokenizer, response, {"style": SUMS, "ground_truth": "5"}))
     assert result == {"reward_score": correct, "reward_extra_info": {"acc": correct, "pred": answer}}

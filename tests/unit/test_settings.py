@@ -133,7 +133,9 @@ def test_ppo_fits_its_critic_in_every_round() -> None:
 
 @given(st.integers(1, 20), st.integers(0, 20), st.sampled_from(["tempo", "ppo"]))
 @hypothesis_settings(derandomize=True, deadline=None, max_examples=50)
-def test_no_round_is_idle_and_no_policy_is_updated_before_a_calibration(interval: int, warmup: int, method: str) -> None:
+def test_no_round_is_idle_and_no_policy_is_updated_before_a_calibration(
+    interval: int, warmup: int, method: str
+) -> None:
     plan = schedule(45, method=method, interval=interval, warmup_rounds=warmup)
     assert plan[0].calibrate
     assert all(step.calibrate or step.improve for step in plan)

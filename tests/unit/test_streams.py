@@ -19,6 +19,7 @@ from verl.trainer.ppo.utils import create_rl_dataset
 
 from tempo_verl.data.monitor import MonitorStore, oracle_metrics
 from tempo_verl.data.streams import UNLABELED_FIELDS, Answer, Stream, Streams, WithoutAnswers
+from tempo_verl.errors import UserError
 
 ROWS = 16
 EXACT, SUMS = "exact", "tempo_verl.tasks.running_sums:verify"
@@ -81,6 +82,11 @@ def test_a_batch_may_be_as_large_as_the_set(questions: Dataset) -> None:
     assert stream.epoch == 3
 
 
+def test_a_set_that_verl_has_made_too_small_is_told(questions: Dataset) -> None:
+    with pytest.raises(UserError, match=r"batch_size=17 .*16 questions now; lower it .*data\.filter_overlong_prompts"):
+        Stream(questions, batch_size=ROWS + 1, shuffle=True, seed=0)
+
+
 def test_the_seed_alone_decides_the_order(questions: Dataset) -> None:
     def order(seed: int) -> list[list[int]]:
         torch.manual_seed(random.randrange(1000))  # the global generator has no say
@@ -92,7 +98,7 @@ def test_the_seed_alone_decides_the_order(questions: Dataset) -> None:
 
 def test_an_epoch_holds_every_row_once_and_the_next_has_another_order(questions: Dataset) -> None:
     stream = Stream(questions, batch_size=4, shuffle=True, seed=3)
-    epochs = [sum(drawn(stream, 4), []) for _ in range(3)]
+    epochs = [[index for batch in drawn(stream, 4) for index in batch] for _ in range(3)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(ROWS))] * 3
     assert stream.epoch == 3
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each patch of verl: what it mends is still broken there, and ours mends it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import verl.utils.distributed as verl_distributed
+import verl.utils.model as verl_model
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from safetensors.torch import load_file
+from torch.distributed.distributed_c10d import BackendConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification
+from verl.workers.engine.fsdp import transformer_impl
+
+from tempo_verl import compat
+from tempo_verl.compat import ALLOW_NEW_VALUE_HEAD, SUPPORTED_VERL, check_verl_version, load_valuehead_model
+from tempo_verl.errors import UserError
+
+# ---------------------------------------------------------------------- version
+
+
+def test_the_supported_range_is_the_one_pip_installs() -> None:
+    requirements = map(Requirement, importlib.metadata.requires("tempo-verl"))
+    pins = [requirement for requirement in requirements if requirement.name == "verl"]
+    assert pins
+    assert all(requirement.specifier == SpecifierSet(SUPPORTED_VERL) for requirement in pins)
+    check_verl_version()
+
+
+@pytest.mark.parametrize("other", ["0.9.0", "0.10.0", "1.0"])
+def test_another_verl_is_refused(monkeypatch: pytest.MonkeyPatch, other: str) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda package: other)
+    with pytest.raises(UserError, match=f"verl {other} is installed, tempo-verl needs verl>=0.9.1,<0.10"):
+        check_verl_version()
+
+
+def test_no_verl_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(package: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    with pytest.raises(UserError, match=r"verl is not installed; install 'verl>=0\.9\.1,<0\.10'"):
+        check_verl_version()
+
+
+# ---------------------------------------------------------------------- process group
+
+
+@pytest.fixture
+def group(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What verl asks torch for when it starts a process group, on a CPU platform."""
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda **options: asked.append(options))
+    monkeypatch.setattr(verl_distributed, "get_device_name", lambda: "cpu")
+    monkeypatch.setattr(verl_distributed, "get_nccl_backend", lambda: "gloo")
+    return asked
+
+
+def test_verl_asks_for_a_backend_that_torch_rejects(group: list[dict[str, Any]]) -> None:
+    verl_distributed.initialize_global_process_group_ray.__wrapped__()
+    assert group[0]["backend"] == "cpu:gloo,cpu:gloo"
+    with pytest.raises(ValueError, match="cpu"):
+        BackendConfig(group[0]["backend"])
+
+
+def test_ours_asks_for_gloo(group: list[dict[str, Any]]) -> None:
+    verl_distributed.initialize_global_process_group_ray(timeout_second=5)
+    assert group[0]["backend"] == "cpu:gloo"
+    assert group[0]["timeout"].total_seconds() == 5
+    assert "gloo" in repr(BackendConfig("cpu:gloo"))
+
+
+def test_accelerators_and_explicit_backends_are_left_alone(
+    group: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verl_distributed.initialize_global_process_group_ray(backend="mpi")
+    monkeypatch.setattr(verl_distributed, "get_device_name", lambda: "cuda")
+    monkeypatch.setattr(verl_distributed, "get_nccl_backend", lambda: "nccl")
+    verl_distributed.initialize_global_process_group_ray()
+    assert [options["backend"] for options in group] == ["mpi", "cpu:gloo,cuda:nccl"]
+
+
+# ---------------------------------------------------------------------- value head
+
+
+def config_as_verl_makes_it(path: Path, allow_new_head: bool = False):
+    """The critic's Hugging Face config as ``FSDPCriticConfig`` and verl's FSDP engine leave it."""
+    config = AutoConfig.from_pretrained(path, attn_implementation="sdpa")
+    setattr(config, ALLOW_NEW_VALUE_HEAD, allow_new_head)
+    config.num_labels = 1
+    config.classifier_dropout = 0.0
+    config.hidden_dropout = "0"
+    config.summary_dropout_prob = 0.0
+    return config
+
+
+def load(path: Path, allow_new_head: bool = False):
+    return load_valuehead_model(str(path), torch.float32, config_as_verl_makes_it(path, allow_new_head), False)
+
+
+def test_verls_loader_is_replaced_where_its_engine_looks_for_it() -> None:
+    assert verl_model.load_valuehead_model is load_valuehead_model
+    source = inspect.getsource(transformer_impl)
+    assert "from verl.utils.model import load_valuehead_model" in source  # inside the method, hence looked up late
+    assert not hasattr(transformer_impl, "load_valuehead_model")
+    call = "local_path=self.model_config.local_path, torch_dtype=torch_dtype, model_config=self.model_config.hf_config"
+    assert call in " ".join(source.split())
+    assert list(inspect.signature(load_valuehead_model).parameters) == [
+        "local_path", "torch_dtype", "model_config", "trust_remote_code",
+    ]  # fmt: skip
+
+
+def test_the_configured_attention_is_kept(tiny_critic: Path) -> None:
+    assert load(tiny_critic).config._attn_implementation == "sdpa"
+
+
+def test_a_saved_head_and_backbone_are_restored_exactly(tiny_critic: Path) -> None:
+    module = load(tiny_critic)
+    saved = load_file(tiny_critic / "model.safetensors")
+    assert saved["score.weight"].abs().sum() > 0
+    assert set(module.state_dict()) == set(saved)
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, saved[name]), name
+    assert module.score.out_features == 1
+    output = module(torch.tensor([[1, 2, 3]]))
+    assert output.logits.shape == (1, 3, 1)
+
+
+def test_a_missing_head_is_an_error_that_names_it(tiny_policy: Path) -> None:
+    with pytest.raises(UserError, match=r"no trained value head \(missing weight .*score\.weight\)") as caught:
+        load(tiny_policy)
+    assert "critic.allow_new_value_head=true" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_head_of_another_size_is_missing_too(tiny_policy: Path, tmp_path: Path) -> None:
+    two = AutoConfig.from_pretrained(tiny_policy, num_labels=2)
+    AutoModelForTokenClassification.from_config(two).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"no trained value head \(missing weight .*score\.weight\)"):
+        load(tmp_path)
+    assert not load(tmp_path, allow_new_head=True).score.weight.any()
+
+
+def test_a_new_head_is_zero_on_the_policys_backbone(tiny_policy: Path) -> None:
+    module = load(tiny_policy, allow_new_head=True)
+    assert module.score.weight.shape == (1, 64)
+    assert not module.score.weight.any()
+    assert not module(torch.tensor([[1, 2, 3]])).logits.any()  # V = 0 before the first update
+    policy = AutoModelForCausalLM.from_pretrained(tiny_policy, dtype=torch.float32)
+    for name, tensor in policy.model.state_dict().items():
+        assert torch.equal(module.model.state_dict()[name], tensor), name
+
+
+def test_a_head_that_is_there_is_kept_even_if_a_new_one_is_allowed(tiny_critic: Path) -> None:
+    saved = load_file(tiny_critic / "model.safetensors")["score.weight"]
+    assert torch.equal(load(tiny_critic, allow_new_head=True).score.weight, saved)
+
+
+def test_an_incomplete_backbone_is_an_error_even_if_a_new_head_is_allowed(tiny_critic: Path, tmp_path: Path) -> None:
+    config = AutoConfig.from_pretrained(tiny_critic, num_hidden_layers=2, layer_types=["full_attention"] * 2)
+    AutoModelForTokenClassification.from_config(config).save_pretrained(tmp_path)
+    AutoConfig.from_pretrained(tiny_critic).save_pretrained(tmp_path)  # three layers are asked for, two are there
+    with pytest.raises(UserError, match=r"weights missing, model\.layers\.2\.") as caught:
+        load(tmp_path, allow_new_head=True)
+    assert f"critic.model.path={tmp_path}" in str(caught.value)
+
+
+def test_a_critic_saved_as_verl_saves_it_can_be_loaded_again(tiny_policy: Path, tmp_path: Path) -> None:
+    module = load(tiny_policy, allow_new_head=True)
+    torch.nn.init.normal_(module.score.weight)
+    # verl.utils.checkpoint.fsdp_checkpoint_manager: config first, then the class that the architecture names
+    module.config.save_pretrained(tmp_path)
+    auto_class = verl_model.get_hf_auto_model_class(module.config)
+    assert auto_class is AutoModelForTokenClassification
+    with torch.device("meta"):
+        shell = auto_class.from_config(module.config)
+    shell.to_empty(device="cpu").save_pretrained(tmp_path, state_dict=module.state_dict())
+
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["architectures"] == ["Qwen3ForTokenClassification"]
+    assert ALLOW_NEW_VALUE_HEAD not in written
+    assert "score.weight" in load_file(tmp_path / "model.safetensors")
+    again = load(tmp_path)
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("allow", [True, False])
+def test_our_mark_does_not_stay_on_the_config(tiny_critic: Path, allow: bool) -> None:
+    config = config_as_verl_makes_it(tiny_critic, allow)
+    module = load_valuehead_model(str(tiny_critic), torch.float32, config, False)
+    assert not hasattr(config, ALLOW_NEW_VALUE_HEAD)
+    assert not hasattr(module.config, ALLOW_NEW_VALUE_HEAD)
+
+
+def test_a_config_without_our_mark_allows_no_new_head(tiny_policy: Path) -> None:
+    config = config_as_verl_makes_it(tiny_policy)
+    delattr(config, ALLOW_NEW_VALUE_HEAD)
+    with pytest.raises(UserError, match=r"score\.weight"):
+        load_valuehead_model(str(tiny_policy), torch.float32, config, False)
+
+
+def test_every_patch_is_told_in_the_modules_text() -> None:
+    patches = [name for name, _ in inspect.getmembers(compat, inspect.isfunction) if name.startswith("patch_")]
+    assert sorted(patches) == ["patch_process_group", "patch_value_head_loading"]
+    for told in ("verl.utils.distributed", "load_valuehead_model", "_build_replay"):
+        assert told in compat.__doc__

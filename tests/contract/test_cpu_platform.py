@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CPU as a verl platform: complete, chosen where there is no accelerator, and never where there is one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import verl
+import verl.plugin.platform.platform_manager as platform_manager
+from verl.plugin.platform import PlatformBase, PlatformRegistry, get_platform
+from verl.workers.engine import EngineRegistry
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
+
+from tempo_verl import plugin
+from tempo_verl.backends import cpu_platform
+from tempo_verl.errors import UserError
+
+
+@pytest.fixture
+def no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host without accelerator, and a process in which verl has not chosen its platform yet."""
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    monkeypatch.setattr(cpu_platform, "ACCELERATOR_NODES", ())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(PlatformBase, "check_smi_command", staticmethod(lambda command: False))
+    monkeypatch.setattr(platform_manager, "_current_platform", None)
+
+
+@pytest.fixture
+def accelerator(no_accelerator: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    node = tmp_path / "nvidiactl"
+    node.touch()
+    monkeypatch.setattr(cpu_platform, "ACCELERATOR_NODES", (str(tmp_path / "kfd"), str(node)))
+
+
+def platform() -> PlatformBase:
+    return PlatformRegistry.get("cpu")()
+
+
+def test_the_platform_implements_everything_abstract() -> None:
+    assert not PlatformRegistry.get("cpu").__abstractmethods__
+    cpu = platform()
+    assert (cpu.device_name, cpu.vendor_name) == ("cpu", "cpu")
+    assert cpu.current_device() == torch.device("cpu")
+    assert cpu.device_count() == 1
+    assert cpu.get_device_capability() == (None, None)
+    assert cpu.communication_backend_name() == "gloo"
+    assert cpu.visible_devices_envvar() == "CUDA_VISIBLE_DEVICES"
+    assert cpu.ray_resource_options(2) == {"num_gpus": 2}
+    assert cpu.ray_noset_envvars() == []
+    assert not cpu.is_ipc_supported()
+    for name in ("synchronize", "empty_cache", "profiler_start", "profiler_stop", "cudart"):
+        assert getattr(cpu, name)() is None
+    cpu.set_device(0)
+    cpu.set_allocator_settings("expandable_segments:True")
+    with cpu.nvtx_range("phase"):
+        pass
+
+
+def test_the_platform_seeds_torch() -> None:
+    draws = []
+    for seed in (platform().manual_seed, platform().manual_seed_all):
+        seed(7)
+        draws.append(torch.rand(3).tolist())
+    assert draws[0] == draws[1]
+
+
+def test_the_device_module_has_what_verls_training_path_asks_of_it() -> None:
+    root, asked = Path(verl.__file__).parent, set()
+    for pattern in ("workers/engine_workers.py", "workers/engine/*.py", "workers/engine/fsdp/*.py", "utils/**/*.py"):
+        for file in root.glob(pattern):
+            # triton kernels, offloading from a device's memory, other engines: nothing that a CPU run can ask for
+            if not {"kernel", "activation_offload", "vllm", "megatron"} & {*file.parts, file.stem}:
+                asked |= set(re.findall(r"get_torch_device\(\)\.(\w+)", file.read_text()))
+    assert {"empty_cache", "memory_allocated", "get_rng_state"} <= asked
+    asked.remove("set_per_process_memory_fraction")  # by two helpers for tight GPU memory
+    assert {name for name in asked if not hasattr(platform().device_module, name)} == set()
+
+
+def test_the_device_module_saves_and_restores_the_random_state() -> None:
+    module = platform().device_module
+    state = module.get_rng_state()
+    first = torch.rand(2)
+    module.set_rng_state(state)
+    assert torch.equal(torch.rand(2), first)
+    assert module.memory_allocated() == module.max_memory_reserved() == 0
+    assert module.mem_get_info() == (0, 0)
+
+
+@pytest.mark.usefixtures("no_accelerator")
+def test_the_cpu_wins_where_there_is_no_accelerator() -> None:
+    assert platform().is_available()
+    assert get_platform().device_name == "cpu"
+    assert plugin._default_hardware() == "cpu"
+    cpu_platform.use_platform_for("cpu")
+    assert get_platform().device_name == "cpu"
+
+
+@pytest.mark.usefixtures("no_accelerator")
+def test_a_head_node_without_accelerator_steers_a_cluster_of_them() -> None:
+    cpu_platform.use_platform_for("cuda")
+    assert get_platform().device_name == "cuda"
+
+
+@pytest.mark.usefixtures("accelerator")
+def test_the_cpu_never_wins_where_there_is_an_accelerator() -> None:
+    assert not platform().is_available()
+    assert get_platform().device_name != "cpu"
+    assert plugin._default_hardware() == "fsdp"
+    with pytest.raises(UserError, match=r"trainer\.device=cpu.*use hardware=fsdp, or set VERL_PLATFORM=cpu"):
+        cpu_platform.use_platform_for("cpu")
+
+
+@pytest.mark.usefixtures("accelerator")
+def test_the_cpu_can_be_insisted_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    assert platform().is_available()
+    assert get_platform().device_name == "cpu"
+    cpu_platform.use_platform_for("cpu")
+
+
+@pytest.mark.usefixtures("no_accelerator")
+def test_verl_finds_its_own_engines_for_the_cpu() -> None:
+    for backend in ("fsdp", "fsdp2"):
+        assert EngineRegistry.get_engine_cls("language_model", backend) is FSDPEngineWithLMHead
+        assert EngineRegistry.get_engine_cls("value_model", backend) is FSDPEngineWithValueHead
