@@ -42,8 +42,8 @@ clean: ## remove .venv, caches and builds; runs/ stays
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo 'PYTHON=python3.12 chooses the interpreter. On Linux, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu'
-	@echo 'makes pip take the CPU build of torch, which is gigabytes smaller.'
+	@echo 'PYTHON=python3.12 chooses the interpreter. Where the default torch comes with CUDA, point PIP_EXTRA_INDEX_URL at'
+	@echo 'an index that has its CPU build, which is gigabytes smaller.'
 
 # torch first, so that the build in place is the one the rest is resolved against
 $(INSTALLED): pyproject.toml $(CONSTRAINTS) | $(BIN)/pip

@@ -6,9 +6,10 @@ FROM python:3.11-slim
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /work
 COPY constraints constraints
-# an index with CPU builds of torch: without it Linux gets the CUDA build, which runs too but is gigabytes larger
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN pip install -c constraints/cpu.txt --extra-index-url "${TORCH_INDEX}" torch==2.13.0
+# Set PIP_EXTRA_INDEX_URL (--build-arg) to an index with CPU builds of torch: without it Linux gets the CUDA build, which
+# runs too but is gigabytes larger.
+ARG PIP_EXTRA_INDEX_URL
+RUN pip install -c constraints/cpu.txt torch==2.13.0
 
 COPY pyproject.toml README.md LICENSE ./
 COPY tempo_verl tempo_verl

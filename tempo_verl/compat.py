@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every patch of verl, in one place: reason, version range, contract test.
 
-All three are for verl >=0.9.1,<0.10 (``SUPPORTED_VERL``) and are covered by ``tests/contract/test_compat.py``.
+All are for verl >=0.9.1,<0.10 (``SUPPORTED_VERL``) and are covered by ``tests/contract/test_compat.py``.
 
 ==================================  ================================================================================
 ``verl.utils.distributed.``         builds the backend string ``cpu:gloo,cpu:gloo`` on a CPU platform, which torch
 ``initialize_global_process_...``   rejects; we pass ``cpu:gloo`` there. Accelerators: untouched.
 ``verl.utils.model.``               insists on flash attention, and initialises a missing value head at random without
 ``load_valuehead_model``            a word; ours keeps the configured attention and stops, naming the missing weight.
+``fsdp.transformer_impl.``          offloads a forward-only model (the KL reference) through pinned memory, which a
+``CPUOffloadPolicy``                torch without accelerator cannot allocate; on a CPU there is nothing to offload.
 ``PPOTrainer._build_replay_...``    treats every trainer name but "sync" as asynchronous (six places); handled by an
                                     override in ``TempoTrainer``, listed here for completeness, no patch.
 ==================================  ================================================================================
@@ -58,6 +60,17 @@ def patch_process_group(distributed: ModuleType) -> None:
     distributed.initialize_global_process_group_ray = initialize_global_process_group_ray
 
 
+def patch_offload_policy(transformer_impl: ModuleType) -> None:
+    """Let a forward-only model (reference policy) stay where it is on a CPU platform."""
+    original = transformer_impl.CPUOffloadPolicy
+
+    @functools.wraps(original)
+    def offload_policy(*args, **kwargs):
+        return None if transformer_impl.get_device_name() == "cpu" else original(*args, **kwargs)
+
+    transformer_impl.CPUOffloadPolicy = offload_policy
+
+
 def patch_value_head_loading(model_utils: ModuleType) -> None:
     """Replace verl's critic loader by :func:`load_valuehead_model`."""
     model_utils.load_valuehead_model = load_valuehead_model
@@ -85,6 +98,7 @@ def load_valuehead_model(local_path: str, torch_dtype: Any, model_config: Any, t
     if hasattr(model_config, ALLOW_NEW_VALUE_HEAD):
         delattr(model_config, ALLOW_NEW_VALUE_HEAD)  # ours alone: it must not reach a saved config.json
 
+    register_critic_class(model_config)
     module, info = AutoModelForTokenClassification.from_pretrained(
         local_path,
         dtype=torch_dtype,
@@ -107,6 +121,24 @@ def load_valuehead_model(local_path: str, torch_dtype: Any, model_config: Any, t
             parameter.data.zero_()
     module.config.architectures = [type(module).__name__]  # so that verl's checkpoint manager saves the head as well
     return module
+
+
+def register_critic_class(model_config: Any) -> None:
+    """Give ``AutoModelForTokenClassification`` a class for a model type that transformers has none for (e.g. OLMo 3).
+
+    Built as transformers builds its own: the generic head on the model type's backbone.
+    """
+    from transformers import AutoModel, AutoModelForTokenClassification
+    from transformers.modeling_layers import GenericForTokenClassification
+
+    if type(model_config) in AutoModelForTokenClassification._model_mapping:
+        return
+    backbone = AutoModel._model_mapping[type(model_config)]
+    name = backbone.__name__.removesuffix("Model") + "ForTokenClassification"
+    critic_class = type(
+        name, (GenericForTokenClassification, backbone.__bases__[0]), {"__module__": backbone.__module__}
+    )
+    AutoModelForTokenClassification.register(type(model_config), critic_class)
 
 
 def missing_head_message(path: str, missing: list[str]) -> str:

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 HOOKS = {
     "verl.plugin.platform": "tempo_verl.backends.cpu_platform:register",
     "verl.trainer.ppo.v1": "tempo_verl.trainer:register",
+    "verl.workers.engine.fsdp.transformer_impl": "tempo_verl.compat:patch_offload_policy",
     "verl.workers.engine": "tempo_verl.backends.cpu_engine:register",
     "verl.workers.rollout.base": "tempo_verl.backends.transformers_rollout:register_adapter",
     "verl.workers.rollout.replica": "tempo_verl.backends.transformers_rollout:register_replica",

@@ -15,7 +15,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from tempo_verl.compat import check_verl_version, missing_head_message
+from tempo_verl.compat import check_verl_version, missing_head_message, register_critic_class
 from tempo_verl.errors import UserError
 from tempo_verl.trainer.settings import TempoSettings
 
@@ -45,6 +45,7 @@ def check(config: DictConfig) -> None:
     settings = TempoSettings.from_config(config)
     _check_algorithm(config, settings)
     _check_batches(config, settings)
+    _check_lengths(config)
     _check_data(config, settings)
     _check_models(config)
     _check_ray(config)
@@ -107,6 +108,22 @@ def _check_batches(config: DictConfig, settings: TempoSettings) -> None:
             raise UserError(
                 f"{mini_name}={mini} makes {samples} samples an update, not a multiple of the {ranks} training "
                 "processes (trainer.n_gpus_per_node x trainer.nnodes); change one of them"
+            )
+
+
+def _check_lengths(config: DictConfig) -> None:
+    longest = config.data.max_prompt_length + config.data.max_response_length
+    for field in (
+        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu",
+        "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu",
+        "critic.ppo_max_token_len_per_gpu",
+    ):
+        budget = OmegaConf.select(config, field)
+        section = config.critic if field.startswith("critic") else config.actor_rollout_ref.actor
+        if section.use_dynamic_bsz and budget is not None and budget < longest:
+            raise UserError(
+                f"{field}={budget} is less than data.max_prompt_length + data.max_response_length={longest}: "
+                "a micro-batch must hold the longest sample; raise it or shorten the samples"
             )
 
 
@@ -183,6 +200,7 @@ def missing_value_head(path: Path) -> list[str]:
 
     config = AutoConfig.from_pretrained(path)
     config.num_labels = 1
+    register_critic_class(config)
     with torch.device("meta"):
         model = AutoModelForTokenClassification.from_config(config)
     prefix = model.base_model_prefix + "."

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from transformers.utils.logging import disable_progress_bar
 
 from tempo_verl.errors import UserError
 from tempo_verl.launch import Run, run_training, write_run_info
@@ -34,8 +35,8 @@ class Size:
     validation_samples: int
 
 
-FULL = Size(pretrain_steps=550, stage0_rounds=25, tempo_rounds=20, prompts=32, responses=8, validation_samples=8)
-FAST = Size(pretrain_steps=150, stage0_rounds=2, tempo_rounds=2, prompts=8, responses=4, validation_samples=2)
+FULL = Size(pretrain_steps=1200, stage0_rounds=25, tempo_rounds=20, prompts=32, responses=8, validation_samples=8)
+FAST = Size(pretrain_steps=300, stage0_rounds=2, tempo_rounds=2, prompts=8, responses=4, validation_samples=2)
 
 
 def quickstart(run_dir: Path, *, seed: int, fast: bool, console: Console, verbose: bool = False) -> None:
@@ -79,6 +80,7 @@ def _prepare(run_dir: Path, task: RunningSums, size: Size, console: Console) -> 
     from tempo_verl.tasks.pretrain import pretrain
 
     started = time.monotonic()
+    disable_progress_bar()  # transformers' own, for writing a model of half a megabyte
     sets = task.make_sets()
     for name in SETS:
         write_parquet(run_dir / "data" / f"{name}.parquet", sets[name], split=name)
@@ -92,6 +94,7 @@ def _prepare(run_dir: Path, task: RunningSums, size: Size, console: Console) -> 
             run_dir / "policy",
             task,
             steps=size.pretrain_steps,
+            seed=task.seed,
             progress=lambda step, total, loss: progress.update(bar, completed=step),
         )
     return time.monotonic() - started
@@ -104,6 +107,9 @@ def _common_overrides(run_dir: Path, size: Size, seed: int) -> list[str]:
         f"tempo.labeled.batch_size={size.prompts}",
         f"tempo.labeled.seed={seed}",
         f"tempo.calibration.mini_batch_size={size.prompts // 4}",
+        "tempo.calibration.lr=1e-3",
+        f"actor_rollout_ref.actor.ppo_mini_batch_size={size.prompts // 4}",
+        "actor_rollout_ref.actor.optim.lr=1e-4",
         f"actor_rollout_ref.rollout.n={size.responses}",
         f"actor_rollout_ref.rollout.seed={seed}",
         f"actor_rollout_ref.rollout.val_kwargs.n={size.validation_samples}",
@@ -121,9 +127,7 @@ def _stage0_overrides(run_dir: Path, size: Size, seed: int) -> list[str]:
         "method=ppo",
         *_common_overrides(run_dir, size, seed),
         f"tempo.rounds={size.stage0_rounds}",
-        "tempo.calibration.warmup_rounds=3",
-        "tempo.calibration.lr=3e-3",
-        "actor_rollout_ref.actor.optim.lr=1e-4",
+        f"tempo.calibration.warmup_rounds={min(5, size.stage0_rounds - 1)}",
         f"actor_rollout_ref.model.path='{policy}'",
         f"critic.model.path='{policy}'",
         f"trainer.save_freq={size.stage0_rounds}",
@@ -138,8 +142,6 @@ def _tempo_overrides(run_dir: Path, stage0: Run, size: Size, seed: int) -> list[
         f"tempo.unlabeled.files='{run_dir.resolve() / 'data' / 'unlabeled.parquet'}'",
         f"tempo.unlabeled.batch_size={size.prompts}",
         f"tempo.unlabeled.seed={seed + 1}",
-        "tempo.calibration.lr=1e-3",
-        "actor_rollout_ref.actor.optim.lr=1e-4",
         f"actor_rollout_ref.model.path='{stage0.exported('actor').resolve()}'",
         f"critic.model.path='{stage0.exported('critic').resolve()}'",
         f"trainer.save_freq={size.tempo_rounds}",

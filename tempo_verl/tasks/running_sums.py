@@ -164,7 +164,8 @@ class RunningSums:
         self, name: str, count: int, mix: dict[Kind, float], lengths: tuple[int, int], exclude: Collection[str]
     ) -> list[str]:
         rng = self._rng(name)
-        taken, prompts = set(exclude), []
+        taken = set(exclude)
+        prompts: list[str] = []
         while len(prompts) < count:
             prompt = self._draw_prompt(rng, mix, rng.randint(*lengths))
             if prompt in taken or (name == "unlabeled" and "H_U" not in self.kinds(prompt)):

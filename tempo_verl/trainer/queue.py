@@ -32,6 +32,16 @@ class Samples:
     def __len__(self) -> int:
         return len(self.meta)
 
+    def rows(self, indices: np.ndarray) -> Samples:
+        """Some of the rows, in the order of ``indices`` (int)."""
+        return Samples(self.meta.select_keys([self.meta.keys[index] for index in indices]))
+
+    def order(self, **extra_info: Any) -> KVBatchMeta:
+        """These rows with all their fields, and ``extra_info``, as an argument for one worker-group call."""
+        return KVBatchMeta(
+            partition_id=self.meta.partition_id, keys=self.meta.keys, tags=self.meta.tags, extra_info=extra_info
+        )
+
     def read(self, *names: str) -> TensorDict:
         """Fields as stored: jagged for token-level ones."""
         return tq.kv_batch_get(keys=self.meta.keys, partition_id=self.meta.partition_id, select_fields=list(names))

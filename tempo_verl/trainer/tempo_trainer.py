@@ -62,8 +62,8 @@ class TempoTrainer(PPOTrainerSync):
                     labeled = self._e_step(labeled, metrics)
             if plan.improve:
                 with marked_timer("m_step", timing_raw):
-                    trained = self._m_step(unlabeled, labeled, metrics, timing_raw)
-                self._monitor(trained, metrics)
+                    trained, judged, reward = self._m_step(unlabeled, labeled, metrics, timing_raw)
+                self._monitor(judged, reward, metrics)
             else:
                 trained = labeled
 
@@ -86,7 +86,6 @@ class TempoTrainer(PPOTrainerSync):
             global_steps=self.global_steps, partition_id="train", batch_size=sum(map(len, submitted.values()))
         )
         metrics.update(sample_metrics)
-        batch.extra_info["temperature"] = self.config.actor_rollout_ref.rollout.temperature
         self.on_sample_end()
         for name in submitted:
             metrics[f"tempo/{name}/epoch"] = getattr(self.streams, name).epoch
@@ -111,8 +110,14 @@ class TempoTrainer(PPOTrainerSync):
         self._store_advantage(labeled, values, outcome)
         return labeled
 
-    def _m_step(self, unlabeled: KVBatchMeta, labeled: Samples | None, metrics: dict, timing_raw: dict) -> Samples:
-        """Improve the policy on D_U, rewarded by the critic as it is after this round's E-step."""
+    def _m_step(
+        self, unlabeled: KVBatchMeta, labeled: Samples | None, metrics: dict, timing_raw: dict
+    ) -> tuple[Samples, Samples, torch.Tensor]:
+        """Improve the policy on D_U, rewarded by the critic as it is after this round's E-step.
+
+        Returns:
+            All rows trained on; of them the real unlabelled ones, and their reward R.
+        """
         settings = self.settings
         on_policy, guided = unlabeled, None
         if settings.actor_on_labeled and labeled is not None:
@@ -125,12 +130,13 @@ class TempoTrainer(PPOTrainerSync):
         values = clip_values(self._values(samples), settings.value_range)
         reward = final_value(values, samples.response_mask, settings.final_value)
         if guided is not None:
-            has_label = torch.tensor([key in set(guided.keys) for key in samples.meta.keys])
+            has_label = torch.from_numpy(np.isin(samples.meta.keys, guided.keys))
             reward = torch.where(has_label, self._outcome(samples), reward)
         advantages = self._store_advantage(samples, values, reward)
         entropy = self._update_policy(samples, metrics, timing_raw)
-        self._measure_policy(samples, set(unlabeled.keys), values, reward, advantages, entropy, metrics)
-        return samples
+        judged = np.flatnonzero(np.isin(samples.meta.keys, unlabeled.keys))
+        self._measure_policy(samples, judged, values, reward, advantages, entropy, metrics)
+        return samples, samples.rows(judged), reward[judged]
 
     def _ppo_step(self, labeled: Samples, plan, metrics: dict, timing_raw: dict) -> Samples:
         """PPO on D_L: with gamma = lambda = 1, GAE is c(x, y) - V(x, y_1:t-1) and every return is c(x, y)."""
@@ -147,10 +153,8 @@ class TempoTrainer(PPOTrainerSync):
 
     def _values(self, samples: Samples) -> torch.Tensor:
         """(B, T + 1) values V(x, y_1:t), t = 0..T, of the critic as it is now."""
-        samples.meta.extra_info.update(
-            compute_loss=False, temperature=self.config.actor_rollout_ref.rollout.temperature
-        )
-        ray.get(self.critic_wg.infer_batch(samples.meta).futures)
+        order = samples.order(compute_loss=False, temperature=self._temperature)
+        ray.get(self.critic_wg.infer_batch(order).futures)
         return final_values_of(samples.read("values")["values"].float(), samples.response_lengths)
 
     def _outcome(self, samples: Samples) -> torch.Tensor:
@@ -165,17 +169,21 @@ class TempoTrainer(PPOTrainerSync):
             outcome=outcome.unsqueeze(-1),
             loss_mask=samples.unpadded(position_mask(samples.response_mask), extra=1),
         )
-        samples.meta.extra_info.update(
+        order = samples.order(
             global_batch_size=self._critic_mini_batch,
             mini_batch_size=self._critic_mini_batch,
             epochs=calibration.epochs,
             seed=self.config.critic.data_loader_seed + self.global_steps,
             dataloader_kwargs={"shuffle": True},
-            temperature=self.config.actor_rollout_ref.rollout.temperature,
+            temperature=self._temperature,
         )
-        output = rename_dict(self.critic_wg.train_mini_batch(samples.meta).get()["metrics"], "critic/")
+        output = rename_dict(self.critic_wg.train_mini_batch(order).get()["metrics"], "critic/")
         output["perf/mfu/critic"] = output.pop("critic/mfu")
         metrics.update(reduce_metrics(output))
+
+    @property
+    def _temperature(self) -> float:
+        return self.config.actor_rollout_ref.rollout.temperature
 
     @property
     def _critic_mini_batch(self) -> int:
@@ -202,14 +210,14 @@ class TempoTrainer(PPOTrainerSync):
     def _update_policy(self, samples: Samples, metrics: dict, timing_raw: dict) -> torch.Tensor | None:
         """verl's own actor update on the stored advantages. Returns the (B, T) entropy if it was computed."""
         with marked_timer("old_log_prob", timing_raw):
-            samples.meta = self._compute_old_log_prob(samples.meta, metrics=metrics)
+            self._compute_old_log_prob(samples.order(), metrics=metrics)
         bypass = (self.config.algorithm.get("rollout_correction") or {}).get("bypass_mode", False)
         entropy = None if bypass else samples.read("entropy")["entropy"].to_padded_tensor(0.0)
         if self.use_reference_policy:
             with marked_timer("ref", timing_raw):
-                samples.meta = self._compute_ref_log_prob(samples.meta, metrics=metrics)
+                self._compute_ref_log_prob(samples.order(), metrics=metrics)
         with marked_timer("update_actor", timing_raw):
-            samples.meta = self._update_actor(samples.meta, metrics=metrics)
+            self._update_actor(samples.order(), metrics=metrics)
         return entropy
 
     @property
@@ -225,8 +233,7 @@ class TempoTrainer(PPOTrainerSync):
         metrics.update(labeled_metrics(score, correct))
         self._record |= {"labeled_value": score, "labeled_correct": correct}
 
-    def _measure_policy(self, samples, unlabeled_keys, values, reward, advantages, entropy, metrics) -> None:
-        rows = np.flatnonzero([key in unlabeled_keys for key in samples.meta.keys])
+    def _measure_policy(self, samples, rows, values, reward, advantages, entropy, metrics) -> None:
         infos = [extra.get("reward_extra_info", {}) for extra in samples.read_objects("extra_fields")]
         metrics.update(
             unlabeled_metrics(
@@ -239,7 +246,6 @@ class TempoTrainer(PPOTrainerSync):
                 prompts=[samples.prompts[row] for row in rows],
             )
         )
-        self._monitored = (rows, reward[rows].numpy())
         self._record |= {
             "unlabeled_values": values[rows].numpy(),
             "unlabeled_reward": reward[rows].numpy(),
@@ -247,17 +253,16 @@ class TempoTrainer(PPOTrainerSync):
             "unlabeled_mask": samples.response_mask[rows].numpy(),
         }
 
-    def _monitor(self, samples: Samples, metrics: dict) -> None:
+    def _monitor(self, samples: Samples, reward: torch.Tensor, metrics: dict) -> None:
         """The ``oracle/`` metrics: D_U's answers are looked at after the update, and by nothing but this."""
         if self.monitor is None:
             return
-        rows, reward = self._monitored
         fields = samples.read("row", "responses")
         responses = self.tokenizer.batch_decode(
             [ids.tolist() for ids in fields["responses"].unbind()], skip_special_tokens=True
         )
-        correct = self.monitor.correct([int(fields["row"][row]) for row in rows], [responses[row] for row in rows])
-        metrics.update(prefixed("tempo/oracle", oracle_metrics(reward, correct)))
+        correct = self.monitor.correct([int(row) for row in fields["row"].unbind()], responses)
+        metrics.update(prefixed("tempo/oracle", oracle_metrics(reward.numpy(), correct)))
 
     def _dump(self, record: dict[str, np.ndarray]) -> None:
         if self.settings.dump_dir is not None:

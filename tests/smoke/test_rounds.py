@@ -12,6 +12,8 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
+from tempo_verl.preflight import check
+
 ROUNDS = 2
 # float32 forward passes of the same weights in different batches and on sharded parameters
 VALUE_TOLERANCE = 1e-5
@@ -36,7 +38,45 @@ class Evidence:
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["rank1", "rank2"])
 def evidence(request, tmp_path_factory, compose) -> Evidence:
-    """Run two rounds on a Ray cluster of our own and record weights and rows at every phase boundary."""
+    """Two plain TEMPO rounds."""
+    return _train(
+        compose,
+        tmp_path_factory.mktemp(f"rounds_{request.param}"),
+        [
+            f"tempo.rounds={ROUNDS}",
+            f"trainer.n_gpus_per_node={request.param}",
+            "tempo.calibration.mini_batch_size=4",
+            "tempo.calibration.epochs=2",
+        ],
+    )
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory, compose) -> Evidence:
+    """Three rounds with the other options: a warm-up round, an E-step every second round, labelled rows in the actor
+    loss (14 rows of which verl makes 16 by two synthetic ones), GSPO, KL and entropy in the loss, the official reward.
+    """
+    return _train(
+        compose,
+        tmp_path_factory.mktemp("options"),
+        [
+            "tempo.rounds=3",
+            "tempo.labeled.batch_size=6",
+            "tempo.labeled.n=1",
+            "tempo.calibration.interval=2",
+            "tempo.calibration.warmup_rounds=1",
+            "tempo.actor_on_labeled=true",
+            "tempo.final_value=before_last_token",
+            "tempo.value_range=null",
+            "actor_rollout_ref.actor.policy_loss.loss_mode=gspo",
+            "actor_rollout_ref.actor.use_kl_loss=true",
+            "actor_rollout_ref.actor.entropy_coeff=0.001",
+        ],
+    )
+
+
+def _train(compose, folder: Path, overrides: list[str]) -> Evidence:
+    """Train on a Ray cluster of our own, with weights and rows recorded at every phase boundary."""
     import ray
     import transfer_queue as tq
     from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
@@ -44,8 +84,6 @@ def evidence(request, tmp_path_factory, compose) -> Evidence:
 
     from tempo_verl.trainer.tempo_trainer import TempoTrainer
 
-    ranks = request.param
-    folder = tmp_path_factory.mktemp(f"run_{ranks}")
     found = Evidence(folder)
 
     class RecordingTrainer(TempoTrainer):
@@ -71,6 +109,7 @@ def evidence(request, tmp_path_factory, compose) -> Evidence:
                 "real": samples.real,
                 "input_ids": [ids.clone() for ids in samples.read("input_ids")["input_ids"].unbind()],
                 "lengths": samples.response_lengths,
+                "mask": samples.response_mask.clone(),
                 "advantages": [row.clone() for row in samples.read("advantages")["advantages"].unbind()],
                 "reward_model": samples.read_objects("reward_model"),
             }
@@ -78,16 +117,14 @@ def evidence(request, tmp_path_factory, compose) -> Evidence:
 
     config = compose(
         [
-            f"tempo.rounds={ROUNDS}",
             f"tempo.dump_dir='{folder / 'rounds'}'",
             f"trainer.default_local_dir='{folder / 'checkpoints'}'",
-            f"trainer.n_gpus_per_node={ranks}",
-            "tempo.calibration.mini_batch_size=4",
-            "tempo.calibration.epochs=2",
             "tempo.calibration.lr=1e-3",
             "actor_rollout_ref.actor.optim.lr=1e-3",
+            *overrides,
         ]
     )
+    check(config)
     config.transfer_queue.enable = True
     OmegaConf.resolve(config)
     options = OmegaConf.to_container(config.ray_kwargs.ray_init)
@@ -200,3 +237,44 @@ def test_metrics_are_logged(evidence: Evidence) -> None:
         # 8 labelled and 4 unlabelled prompts of 2 samples each: every real row, and no other, is in the dumps
         assert len(dump["labeled_correct"]) == 16
         assert len(dump["unlabeled_reward"]) == 8
+
+
+def test_warm_up_trains_only_the_critic(options: Evidence) -> None:
+    assert _equal(*(options.weights_of(1, "actor", moment) for moment in ("start", "end")))
+    assert not _equal(*(options.weights_of(1, "critic", moment) for moment in ("start", "end")))
+    assert 1 not in options.rows
+    assert not any(name.startswith(("tempo/unlabeled/reward", "tempo/oracle")) for name in options.metrics[1])
+
+
+def test_no_e_step_between_two_intervals(options: Evidence) -> None:
+    assert _equal(*(options.weights_of(2, "critic", moment) for moment in ("start", "end")))
+    assert not _equal(*(options.weights_of(2, "actor", moment) for moment in ("start", "end")))
+    assert not any(name.startswith("tempo/labeled/") for name in options.metrics[2])
+    assert len(options.rows[2]["real"]) == 8  # unlabelled rows only
+
+
+def test_labelled_rows_join_the_actor_loss_and_synthetic_ones_count_nowhere(options: Evidence) -> None:
+    rows, dump = options.rows[3], options.dump(3)
+    assert rows["real"].sum() == 14
+    assert len(rows["real"]) == 16
+    truths = [row["ground_truth"] for row, real in zip(rows["reward_model"], rows["real"], strict=True) if real]
+    assert sum(truth is not None for truth in truths) == 6
+    assert len(dump["unlabeled_reward"]) == 8  # metrics and dumps hold the unlabelled rows
+    assert len(dump["labeled_correct"]) == 6
+
+    # Whitened over the valid tokens of the 14 real rows; the synthetic rows have none.
+    valid = torch.cat([a[: m.sum()] for a, m in zip(rows["advantages"], rows["mask"], strict=True)]).double()
+    assert rows["mask"][~rows["real"]].sum() == 0
+    assert valid.mean().abs() < ADVANTAGE_TOLERANCE
+    assert (valid.var(unbiased=True) - 1).abs() < ADVANTAGE_TOLERANCE
+
+
+def test_official_reward_is_the_value_before_the_last_token(options: Evidence) -> None:
+    dump = options.dump(3)
+    last = dump["unlabeled_mask"].sum(axis=1)
+    assert np.array_equal(dump["unlabeled_reward"], dump["unlabeled_values"][np.arange(len(last)), last - 1])
+
+
+def test_kl_and_entropy_are_in_the_loss(options: Evidence) -> None:
+    for number in (2, 3):
+        assert {"actor/kl_loss", "actor/entropy_loss"} <= options.metrics[number].keys()
