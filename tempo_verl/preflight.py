@@ -136,6 +136,7 @@ def _is_fsdp(config: DictConfig) -> bool:
 
 def _check_data(config: DictConfig, settings: TempoSettings) -> None:
     from tempo_verl.data.validation import check_disjoint, read_questions
+    from tempo_verl.rewards import verifier
 
     labeled = read_questions("tempo.labeled.files", settings.labeled.files, needs_answers=True)
     streams = [("tempo.labeled", settings.labeled.batch_size, labeled)]
@@ -143,6 +144,9 @@ def _check_data(config: DictConfig, settings: TempoSettings) -> None:
         unlabeled = read_questions("tempo.unlabeled.files", settings.unlabeled.files, needs_answers=False)
         check_disjoint(labeled, unlabeled)
         streams.append(("tempo.unlabeled", settings.unlabeled.batch_size, unlabeled))
+    for _, _, questions in streams:
+        for style in questions.styles:
+            verifier(style)
     for name, batch_size, questions in streams:
         if batch_size > len(questions):
             raise UserError(

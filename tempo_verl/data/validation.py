@@ -14,10 +14,11 @@ from tempo_verl.errors import UserError
 
 @dataclass(frozen=True)
 class Questions:
-    """Prompt texts of a file set, in order; ``source`` names the files for messages."""
+    """Prompt texts of a file set, in order, and the verifier styles its rows ask for; ``source`` names the files."""
 
     source: str
     prompts: list[str]
+    styles: frozenset[str]
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -41,18 +42,20 @@ def read_questions(field: str, files: Any, *, needs_answers: bool) -> Questions:
             f"{field} is not set; give a parquet file in verl's columns (prompt, data_source, reward_model)"
         )
     prompts: list[str] = []
+    styles: set[str] = set()
     for path in paths:
         rows = _read_rows(field, os.path.expanduser(path), needs_answers)
         for number, row in enumerate(rows):
             prompts.append(_prompt_text(field, path, number, row.get("prompt")))
-            if needs_answers and _ground_truth(row) in (None, ""):
+            styles.add(_reward_model(row).get("style") or "math")
+            if needs_answers and _reward_model(row).get("ground_truth") in (None, ""):
                 raise UserError(
                     f"{field}={path}: row {number} has no answer in reward_model.ground_truth; "
                     "add it, or move the row to tempo.unlabeled.files"
                 )
     if not prompts:
         raise UserError(f"{field}={', '.join(paths)}: no questions in it; give a file with at least one row")
-    return Questions(", ".join(paths), prompts)
+    return Questions(", ".join(paths), prompts, frozenset(styles))
 
 
 def check_disjoint(labeled: Questions, unlabeled: Questions) -> None:
@@ -96,9 +99,9 @@ def _read_rows(field: str, path: str, needs_answers: bool) -> Iterable[dict[str,
     return table.select([name for name in ("prompt", "reward_model") if name in table.column_names]).to_pylist()
 
 
-def _ground_truth(row: dict[str, Any]) -> Any:
+def _reward_model(row: dict[str, Any]) -> dict[str, Any]:
     reward_model = row.get("reward_model")
-    return reward_model.get("ground_truth") if isinstance(reward_model, dict) else None
+    return reward_model if isinstance(reward_model, dict) else {}
 
 
 def _prompt_text(field: str, path: str, number: int, prompt: Any) -> str:

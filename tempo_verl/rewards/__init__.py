@@ -9,6 +9,7 @@ A dataset row chooses its verifier by ``reward_model.style``: ``math`` (Math-Ver
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -48,9 +49,11 @@ def verifier(style: str) -> Verifier:
     """The verifier of a style.
 
     Raises:
-        UserError: the style is unknown, or its ``module:function`` cannot be imported.
+        UserError: the style is unknown, its ``module:function`` cannot be imported, or Math-Verify is not installed.
     """
     builtin: dict[str, Verifier] = {"math": _math, "rule": _math, "exact": _exact}
+    if builtin.get(style) is _math and importlib.util.find_spec("math_verify") is None:
+        raise UserError(f"reward_model.style={style!r} needs Math-Verify: pip install 'tempo-verl[math]'")
     if style in builtin:
         return builtin[style]
     module, _, function = style.partition(":")

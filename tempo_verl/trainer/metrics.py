@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ def unlabeled_metrics(
     advantages: torch.Tensor,
     response_mask: torch.Tensor,
     entropy: torch.Tensor | None,
-    answers: Sequence[str | None],
+    answers: Sequence[str | None] | None,
     prompts: Sequence[str],
 ) -> dict[str, float]:
     """What the policy is trained on in this round; real rows only.
@@ -45,7 +45,7 @@ def unlabeled_metrics(
         first_baseline: (N,) V(x), the critic's guess before the response.
         advantages, response_mask: (N, T); the advantages as the actor sees them.
         entropy: (N, T) policy entropy in nats, or None if it was not computed.
-        answers: extracted answers.
+        answers: extracted answers; None if the reward manager in use does not tell them.
         prompts: uid of each row's prompt.
 
     Returns:
@@ -55,25 +55,30 @@ def unlabeled_metrics(
     if len(reward) == 0:
         return {}
     mask = response_mask.bool()
-    by_prompt: dict[str, list[str | None]] = defaultdict(list)
-    for prompt, answer in zip(prompts, answers, strict=True):
-        by_prompt[prompt].append(answer)
     metrics = {
         "reward_mean": reward.mean().item(),
         "reward_std": reward.std(unbiased=False).item(),
         "baseline_error": (reward - first_baseline).square().mean().sqrt().item(),
         "advantage_positive": (advantages[mask] > 0).float().mean().item(),
         "response_length": mask.sum(-1).float().mean().item(),
-        "distinct_answers": float(np.mean([distinct_answers(group) for group in by_prompt.values()])),
-        "no_answer": float(np.mean([answer is None for answer in answers])),
     }
+    if answers is not None:
+        by_prompt: dict[str, list[str | None]] = defaultdict(list)
+        for prompt, answer in zip(prompts, answers, strict=True):
+            by_prompt[prompt].append(answer)
+        metrics["distinct_answers"] = float(np.mean([distinct_answers(group) for group in by_prompt.values()]))
+        metrics["no_answer"] = float(np.mean([answer is None for answer in answers]))
     if entropy is not None:
         metrics["entropy"] = entropy[mask].mean().item()
     return prefixed("tempo/unlabeled", metrics)
 
 
 def validation_metrics(
-    data_sources: Sequence[str], prompts: Sequence[str], correct: Sequence[float], answers: Sequence[str | None]
+    data_sources: Sequence[str],
+    prompts: Sequence[str],
+    correct: Sequence[float],
+    answers: Sequence[str | None],
+    expected: Mapping[tuple[str, str], int],
 ) -> dict[str, float]:
     """Validation by data source, in verl's names: mean@n, unbiased pass@k for k = 1, 2, 4, ..., n, and maj@n.
 
@@ -81,10 +86,14 @@ def validation_metrics(
 
     Args:
         data_sources, prompts, correct, answers: one entry a sample; ``prompts`` are uids, ``correct`` is 0 or 1.
+        expected: (data source, prompt) -> samples asked for; one that failed counts as wrong.
     """
     questions: dict[str, dict[str, list[tuple[float, str | None]]]] = defaultdict(lambda: defaultdict(list))
     for source, prompt, right, answer in zip(data_sources, prompts, correct, answers, strict=True):
         questions[source][prompt].append((right, answer))
+    for (source, prompt), count in expected.items():
+        group = questions[source][prompt]
+        group += [(0.0, None)] * (count - len(group))
     metrics: dict[str, float] = {}
     for source, samples in questions.items():
         groups = list(samples.values())

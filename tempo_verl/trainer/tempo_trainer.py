@@ -130,8 +130,8 @@ class TempoTrainer(PPOTrainerSync):
         values = clip_values(self._values(samples), settings.value_range)
         reward = final_value(values, samples.response_mask, settings.final_value)
         if guided is not None:
-            has_label = torch.from_numpy(np.isin(samples.meta.keys, guided.keys))
-            reward = torch.where(has_label, self._outcome(samples), reward)
+            with_label = np.flatnonzero(np.isin(samples.meta.keys, guided.keys))
+            reward[with_label] = self._outcome(samples.rows(with_label))
         advantages = self._store_advantage(samples, values, reward)
         entropy = self._update_policy(samples, metrics, timing_raw)
         judged = np.flatnonzero(np.isin(samples.meta.keys, unlabeled.keys))
@@ -142,9 +142,9 @@ class TempoTrainer(PPOTrainerSync):
         """PPO on D_L: with gamma = lambda = 1, GAE is c(x, y) - V(x, y_1:t-1) and every return is c(x, y)."""
         values, outcome = self._values(labeled), self._outcome(labeled)
         self._measure_critic(labeled, values, outcome, metrics)
-        self._store_advantage(labeled, values, outcome)
         with marked_timer("update_critic", timing_raw):
             self._fit_critic(labeled, outcome, metrics)
+        self._store_advantage(labeled, values, outcome)
         if plan.improve:
             self._update_policy(labeled, metrics, timing_raw)
         return labeled
@@ -158,9 +158,13 @@ class TempoTrainer(PPOTrainerSync):
         return final_values_of(samples.read("values")["values"].float(), samples.response_lengths)
 
     def _outcome(self, samples: Samples) -> torch.Tensor:
-        """(B,) c(x, y) in {0, 1} as the verifier found it; 0 for rows without a label."""
-        infos = [extra.get("reward_extra_info", {}) for extra in samples.read_objects("extra_fields")]
-        return torch.tensor([float(info.get("acc", 0.0)) for info in infos])
+        """(B,) c(x, y) in {0, 1} as the verifier found it. For labelled rows: a row without a verdict is an error."""
+        return torch.tensor([float(info["acc"]) for info in self._reward_info(samples)])
+
+    @staticmethod
+    def _reward_info(samples: Samples) -> list[dict]:
+        """What the reward manager told of each row: ``acc`` (labelled rows) and ``pred``."""
+        return [extra["reward_extra_info"] for extra in samples.read_objects("extra_fields")]
 
     def _fit_critic(self, samples: Samples, outcome: torch.Tensor, metrics: dict) -> None:
         """Minimise the mean squared error between every V(x, y_1:t), t = 0..T, and c(x, y)."""
@@ -234,7 +238,7 @@ class TempoTrainer(PPOTrainerSync):
         self._record |= {"labeled_value": score, "labeled_correct": correct}
 
     def _measure_policy(self, samples, rows, values, reward, advantages, entropy, metrics) -> None:
-        infos = [extra.get("reward_extra_info", {}) for extra in samples.read_objects("extra_fields")]
+        infos = self._reward_info(samples)
         metrics.update(
             unlabeled_metrics(
                 reward=reward[rows],
@@ -242,7 +246,7 @@ class TempoTrainer(PPOTrainerSync):
                 advantages=advantages[rows],
                 response_mask=samples.response_mask[rows],
                 entropy=None if entropy is None else entropy[rows],
-                answers=[infos[row].get("pred") for row in rows],
+                answers=[infos[row]["pred"] for row in rows] if all("pred" in info for info in infos) else None,
                 prompts=[samples.prompts[row] for row in rows],
             )
         )
@@ -270,10 +274,12 @@ class TempoTrainer(PPOTrainerSync):
             folder.mkdir(parents=True, exist_ok=True)
             np.savez_compressed(folder / f"round_{self.global_steps:06d}.npz", **record)
 
-    def _val_metrics_update(self, data_sources, sample_uids, reward_extra_infos_dict, sample_turns, **_unused) -> dict:
+    def _val_metrics_update(
+        self, data_sources, sample_uids, reward_extra_infos_dict, sample_turns, expected_acc_counts=None
+    ) -> dict[str, float]:
         correct = reward_extra_infos_dict.get("acc") or reward_extra_infos_dict["reward"]
         answers = reward_extra_infos_dict.get("pred") or [None] * len(correct)
-        return validation_metrics(data_sources, sample_uids, correct, answers)
+        return validation_metrics(data_sources, sample_uids, correct, answers, expected_acc_counts or {})
 
     # ------------------------------------------------------------------ set-up and plumbing
 

@@ -17,12 +17,14 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from safetensors.torch import load_file
 from torch.distributed.distributed_c10d import BackendConfig
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification
+from torch.distributed.fsdp import CPUOffloadPolicy
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification, Olmo3Config
 from verl.workers.engine.fsdp import transformer_impl
 
 from tempo_verl import compat
 from tempo_verl.compat import ALLOW_NEW_VALUE_HEAD, SUPPORTED_VERL, check_verl_version, load_valuehead_model
 from tempo_verl.errors import UserError
+from tempo_verl.preflight import missing_value_head
 
 # ---------------------------------------------------------------------- version
 
@@ -86,6 +88,19 @@ def test_accelerators_and_explicit_backends_are_left_alone(
     monkeypatch.setattr(verl_distributed, "get_nccl_backend", lambda: "nccl")
     verl_distributed.initialize_global_process_group_ray()
     assert [options["backend"] for options in group] == ["mpi", "cpu:gloo,cuda:nccl"]
+
+
+# ---------------------------------------------------------------------- reference policy
+
+
+def test_a_forward_only_model_stays_where_it_is_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    verls = transformer_impl.CPUOffloadPolicy.__wrapped__
+    assert verls is CPUOffloadPolicy
+    assert "offload_policy = CPUOffloadPolicy(pin_memory=True)" in inspect.getsource(transformer_impl)
+    monkeypatch.setattr(transformer_impl, "get_device_name", lambda: "cpu")
+    assert transformer_impl.CPUOffloadPolicy(pin_memory=True) is None
+    monkeypatch.setattr(transformer_impl, "get_device_name", lambda: "cuda")
+    assert transformer_impl.CPUOffloadPolicy(pin_memory=True) == verls(pin_memory=True)
 
 
 # ---------------------------------------------------------------------- value head
@@ -193,6 +208,25 @@ def test_a_critic_saved_as_verl_saves_it_can_be_loaded_again(tiny_policy: Path, 
         assert torch.equal(again.state_dict()[name], tensor), name
 
 
+def test_a_model_type_without_a_class_for_critics_gets_one(tmp_path: Path) -> None:
+    config = Olmo3Config(
+        vocab_size=16, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        pad_token_id=15, eos_token_id=14, bos_token_id=None,
+    )  # fmt: skip
+    policy, critic = tmp_path / "policy", tmp_path / "critic"
+    AutoModelForCausalLM.from_config(config).save_pretrained(policy)
+    module = load(policy, allow_new_head=True)
+    assert type(module).__name__ == "Olmo3ForTokenClassification"
+    assert not module(torch.tensor([[1, 2, 3]])).logits.any()
+    torch.nn.init.normal_(module.score.weight)
+    module.save_pretrained(critic)
+    assert torch.equal(load(critic).score.weight, module.score.weight)
+    assert missing_value_head(critic) == []
+    assert "score.weight" in missing_value_head(policy)
+    with pytest.raises(UserError, match=r"score\.weight"):
+        load(policy)
+
+
 @pytest.mark.parametrize("allow", [True, False])
 def test_our_mark_does_not_stay_on_the_config(tiny_critic: Path, allow: bool) -> None:
     config = config_as_verl_makes_it(tiny_critic, allow)
@@ -210,6 +244,6 @@ def test_a_config_without_our_mark_allows_no_new_head(tiny_policy: Path) -> None
 
 def test_every_patch_is_told_in_the_modules_text() -> None:
     patches = [name for name, _ in inspect.getmembers(compat, inspect.isfunction) if name.startswith("patch_")]
-    assert sorted(patches) == ["patch_process_group", "patch_value_head_loading"]
-    for told in ("verl.utils.distributed", "load_valuehead_model", "_build_replay"):
+    assert sorted(patches) == ["patch_offload_policy", "patch_process_group", "patch_value_head_loading"]
+    for told in ("verl.utils.distributed", "CPUOffloadPolicy", "load_valuehead_model", "_build_replay"):
         assert told in compat.__doc__

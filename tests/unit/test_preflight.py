@@ -262,6 +262,21 @@ def test_a_critic_mini_batch_that_is_no_multiple_of_the_ranks(run: Run) -> None:
     run.is_refused("tempo.calibration.mini_batch_size=8", "16 samples", "3 training processes", "change one of them")
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu",
+        "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu",
+        "critic.ppo_max_token_len_per_gpu",
+    ],
+)
+def test_a_token_budget_below_the_longest_sample(run: Run, field: str) -> None:
+    run[field] = 40
+    check(run.config)
+    run[field] = 39
+    run.is_refused(f"{field}=39", "data.max_prompt_length + data.max_response_length=40", "raise it or shorten")
+
+
 # ---------------------------------------------------------------------- configuration
 
 

@@ -104,9 +104,9 @@ def tokenizer(tiny_policy: Path):
 
 
 def rollout(tokenizer, response: str, reward_model: dict[str, Any]) -> DataProto:
-    """One sample as verl's agent loop hands it to a reward manager: padded left and right."""
+    """One sample as verl's agent loop hands it to a reward manager: padded left and right, here with visible text."""
     ids = tokenizer(response + "<eos>")["input_ids"]
-    pad = tokenizer.pad_token_id
+    pad = tokenizer.convert_tokens_to_ids("9")
     prompts = torch.tensor([[pad, pad, *tokenizer("3+7+5=")["input_ids"]]])
     responses = torch.tensor([ids + [pad] * (16 - len(ids))])
     length = torch.tensor([[0, 0, *[1] * 6, *[1] * len(ids), *[0] * (16 - len(ids))]])
