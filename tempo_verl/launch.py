@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydra import compose, initialize_config_module
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -82,6 +82,9 @@ def resolve_config(overrides: Sequence[str]) -> DictConfig:
     try:
         with initialize_config_module(CONFIG_MODULE, version_base=None):
             return compose(CONFIG_NAME, overrides=list(overrides))
+    except MissingConfigException as error:
+        group, _, name = (error.missing_cfg_file or "").partition("/")
+        raise UserError(f"{group}={name} is unknown; choose one of {', '.join(error.options or ())}") from error
     except (HydraException, OmegaConfBaseException) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UserError("; ".join(lines)) from error
@@ -94,7 +97,7 @@ def run_training(run: Run, overrides: Sequence[str], console: Console, *, title:
         run: its folder; an earlier run in it is resumed (verl's ``trainer.resume_mode=auto``).
         overrides: Hydra overrides.
         title: what the progress bar says.
-        verbose: copy verl's output to the console instead of showing a progress bar.
+        verbose: verl's output on the console instead of a progress bar and a log file.
 
     Returns:
         Seconds the training process ran.
@@ -133,7 +136,8 @@ def run_training(run: Run, overrides: Sequence[str], console: Console, *, title:
             _stop(process)
             raise
     if process.returncode != 0:
-        raise UserError(f"{title} failed: {_cause(run.log)} (full log: {run.log})")
+        cause = "see the output above" if verbose else f"{_cause(run.log)} (full log: {run.log})"
+        raise UserError(f"{title} failed: {cause}")
     return time.monotonic() - started
 
 

@@ -44,7 +44,7 @@ def train(
     run_dir: Annotated[Path, typer.Option(help="Folder for config, logs, metrics, checkpoints and report.")] = Path(
         "runs/train"
     ),
-    verbose: Annotated[bool, typer.Option(help="Show verl's own output too; it is in RUN_DIR/logs anyway.")] = False,
+    verbose: Annotated[bool, typer.Option(help="Show verl's own output instead of a progress bar.")] = False,
 ) -> None:
     """Train: check everything first, then run verl's trainer with a progress bar.
 
@@ -70,7 +70,7 @@ def quickstart(
     fast: Annotated[
         bool, typer.Option("--fast", help="A few rounds only: shows that everything works, not the effect.")
     ] = False,
-    verbose: Annotated[bool, typer.Option(help="Show verl's own output too.")] = False,
+    verbose: Annotated[bool, typer.Option(help="Show verl's own output instead of progress bars.")] = False,
 ) -> None:
     """Tiny task, tiny model, stage 0, TEMPO, evaluation and report: the whole method on a laptop CPU."""
     from tempo_verl.quickstart import quickstart as run
