@@ -112,7 +112,13 @@ def run_training(run: Run, overrides: Sequence[str], console: Console, *, title:
         check_plugin()
         overrides = [*run.overrides(), *overrides]
         config = resolve_config(overrides)
+        loggers = config.trainer.logger
+        loggers = [loggers] if isinstance(loggers, str) else list(loggers)
+        if "file" not in loggers:  # the progress bar and the report read that one
+            overrides.append(f"trainer.logger=[{','.join([*loggers, 'file'])}]")
+            config = resolve_config(overrides)
         check(config)
+        _check_folder(run, config)
     run.log.parent.mkdir(parents=True, exist_ok=True)
     _set_earlier_metrics_aside(run.metrics)
     OmegaConf.save(config, run.folder / "config.yaml", resolve=True)
@@ -206,6 +212,13 @@ def follow(path: Path) -> Iterator[dict | None]:
                 yield json.loads(line)
                 continue
         yield None
+
+
+def _check_folder(run: Run, config: DictConfig) -> None:
+    """verl resumes whatever checkpoint it finds: a folder belongs to one method."""
+    earlier = run.folder / "config.yaml"
+    if earlier.is_file() and (method := OmegaConf.load(earlier).tempo.method) != config.tempo.method:
+        raise UserError(f"--run-dir={run.folder} holds a run of method={method}; name another folder")
 
 
 def _set_earlier_metrics_aside(metrics: Path) -> None:

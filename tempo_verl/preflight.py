@@ -19,8 +19,23 @@ from tempo_verl.compat import check_verl_version, missing_head_message, register
 from tempo_verl.errors import UserError
 from tempo_verl.trainer.settings import TempoSettings
 
-# A model may have a few more ids than its tokenizer (padding to a round number, seen up to 0.3 %), never more.
-MOST_UNUSED_IDS = 0.01
+SEQUENCE_PARALLEL = "fsdp_config.ulysses_sequence_parallel_size"
+
+# A model may have a few more ids than its tokenizer (padding; 2.3 % in the DeepSeek LLM family), never fewer.
+MOST_UNUSED_IDS = 0.05
+
+# Settings of verl that TEMPO does not read: field, the value that asks for nothing, what to use instead.
+WITHOUT_EFFECT = (
+    ("algorithm.adv_estimator", "gae", "the advantage is TEMPO's own"),
+    ("algorithm.filter_groups.enable", False, "prompts that are all right or all wrong calibrate the critic as well"),
+    ("algorithm.rollout_correction.rollout_is", None, "rollouts are on-policy"),
+    ("algorithm.rollout_correction.rollout_rs", None, "rollouts are on-policy"),
+    ("critic.ppo_epochs", 1, "use tempo.calibration.epochs"),
+    ("reward.custom_reward_function.path", None, "name your verifier as module:function in reward_model.style"),
+    ("reward.reward_model.enable", False, "the reward is the verifier's verdict or the critic's value"),
+    ("trainer.critic_warmup", 0, "use tempo.calibration.warmup_rounds"),
+    ("trainer.v1.sampler.sync_refill_failed_groups", False, "failed prompts are left out"),
+)
 
 
 class PreflightCallback(Callback):
@@ -69,6 +84,10 @@ def _check_algorithm(config: DictConfig, settings: TempoSettings) -> None:
             "algorithm.use_kl_in_reward=true: the reward is the critic's value; "
             "use actor_rollout_ref.actor.use_kl_loss=true to stay close to the reference policy"
         )
+    for field, neutral, instead in WITHOUT_EFFECT:
+        value = OmegaConf.select(config, field)
+        if value not in (neutral, None):
+            raise UserError(f"{field}={value} would have no effect ({instead}); leave it at {neutral}")
     if not config.critic.enable:
         raise UserError(
             f"critic.enable={config.critic.enable}: method={settings.method} needs a critic, set it to true"
@@ -76,7 +95,7 @@ def _check_algorithm(config: DictConfig, settings: TempoSettings) -> None:
 
 
 def _check_batches(config: DictConfig, settings: TempoSettings) -> None:
-    ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes
+    ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes // _sequence_parallel(config)
     actor_mini = config.actor_rollout_ref.actor.ppo_mini_batch_size
     policy_stream = "unlabeled" if settings.uses_unlabeled else "labeled"
     policy_batch = getattr(settings, policy_stream).batch_size
@@ -106,12 +125,14 @@ def _check_batches(config: DictConfig, settings: TempoSettings) -> None:
             raise UserError(f"{mini_name}={mini} does not divide {batch_name}={batch}; choose a divisor of {batch}")
         if _is_fsdp(config) and samples % ranks:
             raise UserError(
-                f"{mini_name}={mini} makes {samples} samples an update, not a multiple of the {ranks} training "
-                "processes (trainer.n_gpus_per_node x trainer.nnodes); change one of them"
+                f"{mini_name}={mini} makes {samples} samples an update, not a multiple of the {ranks} data-parallel "
+                "training processes (trainer.n_gpus_per_node x trainer.nnodes); change one of them"
             )
 
 
 def _check_lengths(config: DictConfig) -> None:
+    if not _is_fsdp(config):
+        return
     longest = config.data.max_prompt_length + config.data.max_response_length
     for field in (
         "actor_rollout_ref.actor.ppo_max_token_len_per_gpu",
@@ -120,11 +141,18 @@ def _check_lengths(config: DictConfig) -> None:
     ):
         budget = OmegaConf.select(config, field)
         section = config.critic if field.startswith("critic") else config.actor_rollout_ref.actor
-        if section.use_dynamic_bsz and budget is not None and budget < longest:
+        if section.use_dynamic_bsz and budget is not None and budget * _sequence_parallel(config) < longest:
             raise UserError(
                 f"{field}={budget} is less than data.max_prompt_length + data.max_response_length={longest}: "
                 "a micro-batch must hold the longest sample; raise it or shorten the samples"
             )
+
+
+def _sequence_parallel(config: DictConfig) -> int:
+    """Processes that share a sequence (Ulysses, FSDP only)."""
+    actor = config.actor_rollout_ref.actor
+    named = (OmegaConf.select(actor, "ulysses_sequence_parallel_size"), OmegaConf.select(actor, SEQUENCE_PARALLEL))
+    return max(size or 1 for size in named)
 
 
 def _is_fsdp(config: DictConfig) -> bool:
@@ -166,29 +194,56 @@ def _check_models(config: DictConfig) -> None:
         path = OmegaConf.select(config, f"{field}.path")
         if path is None:
             raise UserError(f"{field}.path is not set; give a Hugging Face directory or name")
-        local = Path(os.path.expanduser(path))
-        if (path.startswith((".", "/", "~")) or path.count("/") > 1) and not (local / "config.json").is_file():
+        if path.startswith("~"):
+            raise UserError(f"{field}.path={path}: verl does not expand ~; write the path out")
+        local = Path(path)
+        if (path.startswith((".", "/")) or path.count("/") > 1) and not (local / "config.json").is_file():
             raise UserError(f"{field}.path={path}: no config.json there; give a Hugging Face directory")
         if local.is_dir():
-            _check_vocabulary(field, local, OmegaConf.select(config, f"{field}.tokenizer_path") or str(local))
-    critic = Path(os.path.expanduser(config.critic.model.path))
-    if _is_fsdp(config) and critic.is_dir() and not config.critic.allow_new_value_head:
-        missing = missing_value_head(critic)
+            _check_vocabulary(field, local, OmegaConf.select(config, field))
+    _check_value_head(config)
+    _check_lora(config)
+
+
+def _check_value_head(config: DictConfig) -> None:
+    critic = Path(config.critic.model.path)
+    if config.critic.allow_new_value_head:
+        return
+    if not _is_fsdp(config) and config.trainer.resume_mode != "resume_path":
+        raise UserError(
+            f"critic.model.path={critic}: Megatron reads no Hugging Face value head; resume a Megatron checkpoint "
+            "(trainer.resume_mode=resume_path, trainer.resume_from_path=...) or set critic.allow_new_value_head=true"
+        )
+    if _is_fsdp(config) and critic.is_dir():
+        missing = missing_value_head(critic, config.critic.model.trust_remote_code)
         if missing:
             raise UserError(missing_head_message(str(critic), missing))
 
 
-def _check_vocabulary(field: str, model: Path, tokenizer_path: str) -> None:
+def _check_lora(config: DictConfig) -> None:
+    model = config.actor_rollout_ref.model
+    lora = model.get("lora") or {}
+    if config.actor_rollout_ref.rollout.name != "transformers" or lora.get("merge"):
+        return
+    if model.get("lora_rank", 0) > 0 or lora.get("rank", 0) > 0:
+        raise UserError(
+            "actor_rollout_ref.model.lora_rank: rollout.name=transformers takes whole weights only; "
+            "set actor_rollout_ref.model.lora.merge=true"
+        )
+
+
+def _check_vocabulary(field: str, model: Path, options: DictConfig) -> None:
     from transformers import AutoConfig, AutoTokenizer
 
+    tokenizer_path, trust = options.get("tokenizer_path") or str(model), options.trust_remote_code
     try:
-        tokens = len(AutoTokenizer.from_pretrained(os.path.expanduser(tokenizer_path)))
+        tokens = len(AutoTokenizer.from_pretrained(tokenizer_path, trust_remote_code=trust))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{field}.tokenizer_path={tokenizer_path}: no tokenizer there ({str(error).splitlines()[0]}); "
             "give the Hugging Face directory that holds it"
         ) from error
-    vocabulary = AutoConfig.from_pretrained(model).get_text_config().vocab_size
+    vocabulary = AutoConfig.from_pretrained(model, trust_remote_code=trust).get_text_config().vocab_size
     if tokens > vocabulary or vocabulary - tokens > MOST_UNUSED_IDS * vocabulary:
         raise UserError(
             f"{field}.path={model}: the model's vocabulary has {vocabulary} ids, its tokenizer {tokens}; "
@@ -196,17 +251,17 @@ def _check_vocabulary(field: str, model: Path, tokenizer_path: str) -> None:
         )
 
 
-def missing_value_head(path: Path) -> list[str]:
+def missing_value_head(path: Path, trust_remote_code: bool = False) -> list[str]:
     """Names of the value-head weights that a critic directory should hold and does not (safetensors headers only)."""
     import torch
     from safetensors import safe_open
     from transformers import AutoConfig, AutoModelForTokenClassification
 
-    config = AutoConfig.from_pretrained(path)
+    config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     config.num_labels = 1
     register_critic_class(config)
     with torch.device("meta"):
-        model = AutoModelForTokenClassification.from_config(config)
+        model = AutoModelForTokenClassification.from_config(config, trust_remote_code=trust_remote_code)
     prefix = model.base_model_prefix + "."
     head = {name: list(value.shape) for name, value in model.state_dict().items() if not name.startswith(prefix)}
     stored: dict[str, list[int]] = {}
@@ -244,13 +299,20 @@ def _check_ray(config: DictConfig) -> None:
 
 def _available_cpus(config: DictConfig) -> tuple[float, str]:
     import ray
+    from ray._private.services import canonicalize_bootstrap_address
 
     if ray.is_initialized():
         return ray.cluster_resources().get("CPU", 0), "the Ray cluster"
     options = config.ray_kwargs.get("ray_init", {})
-    address = options.get("address") or os.environ.get("RAY_ADDRESS")
-    if address and address != "local":
-        ray.init(address=address, logging_level="ERROR")
+    try:
+        address = canonicalize_bootstrap_address(options.get("address"))  # as ray.init() will find it
+        if address:
+            ray.init(address=address, logging_level="ERROR")
+    except (ConnectionError, ValueError) as error:
+        raise UserError(
+            f"no Ray cluster answers ({str(error).splitlines()[0]}); check ray_kwargs.ray_init.address and RAY_ADDRESS"
+        ) from error
+    if address:
         try:
             return ray.cluster_resources().get("CPU", 0), f"the Ray cluster at {address}"
         finally:

@@ -84,6 +84,11 @@ class BatchRolloutManager:
         params = {name: options[name] for name in ("temperature", "top_p", "top_k")} | {"logprobs": True}
         requests, prompts = [], []
         for row in rows:
+            if row.get("agent_name", SINGLE_TURN) != SINGLE_TURN:
+                raise UserError(
+                    f"a question asks for agent_name={row['agent_name']}: batched rollouts are single-turn; "
+                    "set actor_rollout_ref.rollout.agent.agent_loop_manager_class=null"
+                )
             n = int(row.pop("__rollout_n__", options.n))
             prompt = self.chat.build_initial_tokens(list(row["raw_prompt"]))[-self.rollout.prompt_length :]
             requests += [row | {"session_id": session} for session in range(n)]

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 from tempo_verl.errors import UserError
+
+MATH_SECONDS = 5  # for each of parsing and comparing; an answer that takes longer counts as wrong
 
 Verifier = Callable[[str, str | None], tuple[bool, str | None]]
 
@@ -35,13 +38,14 @@ def _exact(response: str, ground_truth: str | None) -> tuple[bool, str | None]:
 def _math(response: str, ground_truth: str | None) -> tuple[bool, str | None]:
     from math_verify import parse, verify
 
-    # Timeouts by signal only work in a main thread, and rewards are computed in worker threads.
-    parsed = parse(response, parsing_timeout=None)
+    # Math-Verify's timeouts are signals, which only a main thread gets; TempoRewardManager sees to it that it is one.
+    seconds = MATH_SECONDS if threading.current_thread() is threading.main_thread() else None
+    parsed = parse(response, parsing_timeout=seconds)
     answer = str(parsed[-1]) if parsed else None
     if ground_truth is None or not parsed:
         return False, answer
-    gold = parse(ground_truth if "\\boxed" in ground_truth else f"\\boxed{{{ground_truth}}}", parsing_timeout=None)
-    return bool(verify(gold, parsed, timeout_seconds=None)), answer
+    gold = parse(ground_truth if "\\boxed" in ground_truth else f"\\boxed{{{ground_truth}}}", parsing_timeout=seconds)
+    return bool(verify(gold, parsed, timeout_seconds=seconds)), answer
 
 
 @lru_cache

@@ -24,6 +24,7 @@ class FSDPCriticConfig(VerlFSDPCriticConfig):
 
 @dataclass
 class McoreCriticConfig(VerlMcoreCriticConfig):
-    """As above, for Megatron: its loader never reads a Hugging Face head, so the field only informs the checks."""
+    """As above, for Megatron: its loader never reads a Hugging Face head, so only the checks before a run
+    read the field."""
 
     allow_new_value_head: bool = False

@@ -21,7 +21,8 @@ def value_calibration_loss(model_output: dict, data: TensorDict, dp_group=None, 
         data: micro-batch with ``responses`` (jagged), ``outcome`` (B, 1) = c(x, y) and ``loss_mask``, jagged
             (B, T + 1): 1 where a value is trained. verl sums that field over the whole mini-batch into
             ``batch_num_tokens``, which makes the loss independent of how the mini-batch is cut.
-        loss_agg_mode: ``token-mean`` or ``seq-mean-token-mean``.
+        loss_agg_mode: ``token-mean`` or ``seq-mean-token-mean``. The latter divides by the rows of the mini-batch as
+            verl counts them, synthetic ones included: where rollouts have failed, the loss is that much smaller.
 
     Returns:
         The loss, scaled so that the data-parallel mean of summed micro-batches is the mini-batch loss; and metrics.

@@ -66,6 +66,7 @@ class TempoTrainer(PPOTrainerSync):
                 self._monitor(judged, reward, metrics)
             else:
                 trained = labeled
+                self._store_advantage(labeled, self._values(labeled), self._outcome(labeled))  # for verl's metrics
 
         if labeled is not None and labeled is not trained:
             self._clear_except(labeled, trained)
@@ -107,7 +108,6 @@ class TempoTrainer(PPOTrainerSync):
         values, outcome = self._values(labeled), self._outcome(labeled)
         self._measure_critic(labeled, values, outcome, metrics)
         self._fit_critic(labeled, outcome, metrics)
-        self._store_advantage(labeled, values, outcome)
         return labeled
 
     def _m_step(
@@ -334,8 +334,8 @@ class TempoTrainer(PPOTrainerSync):
         return Samples(self._balance_batch(meta, metrics, logging_prefix=prefix))
 
     def _get_required_batch_multiple(self, dp_size: int) -> int:
-        # Each phase has its own batch, so only its own mini-batch counts; it is a multiple of dp_size (preflight).
-        return self._phase_multiple
+        # Each phase has its own batch, so only its own mini-batch counts.
+        return math.lcm(dp_size, self._phase_multiple)
 
     def _clear_except(self, samples: Samples, kept: Samples) -> None:
         rest = sorted(set(samples.meta.keys) - set(kept.meta.keys))

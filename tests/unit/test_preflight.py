@@ -252,14 +252,19 @@ def test_in_ppo_the_policy_learns_on_the_labeled_batch(compose) -> None:
 def test_an_actor_mini_batch_that_is_no_multiple_of_the_ranks(run: Run) -> None:
     run["trainer.n_gpus_per_node"] = 3
     run.is_refused(
-        "actor_rollout_ref.actor.ppo_mini_batch_size=4", "8 samples", "3 training processes", "change one of them"
+        "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+        "8 samples",
+        "3 data-parallel training processes",
+        "change one of them",
     )
 
 
 def test_a_critic_mini_batch_that_is_no_multiple_of_the_ranks(run: Run) -> None:
     run["trainer.nnodes"] = 3
     run["tempo.unlabeled.batch_size"] = 6
-    run.is_refused("tempo.calibration.mini_batch_size=8", "16 samples", "3 training processes", "change one of them")
+    run.is_refused(
+        "tempo.calibration.mini_batch_size=8", "16 samples", "3 data-parallel training processes", "change one of them"
+    )
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +157,20 @@ def test_verl_finds_the_manager_by_the_shipped_configuration(compose, tokenizer)
     assert isinstance(manager, RewardManagerBase)
     assert type(manager).__name__ == "TempoRewardManager"
     assert type(manager).__module__ == "tempo_verl.rewards.manager"
+
+
+class Says:
+    """A tokenizer for responses that the tiny one cannot write."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+    def decode(self, ids, skip_special_tokens: bool) -> str:
+        return self.text
+
+
+def test_an_answer_that_never_finishes_is_wrong_and_holds_nothing_up(tokenizer) -> None:
+    started = time.monotonic()
+    result = run_single(Says(r"\boxed{9^{9^{9}}}"), rollout(tokenizer, "5", {"style": "math", "ground_truth": "3"}))
+    assert result["reward_extra_info"]["acc"] == 0.0
+    assert time.monotonic() - started < 60  # Math-Verify gives up after 5 s a step; without that, hours
