@@ -4,7 +4,7 @@
 FROM python:3.11-slim
 
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-WORKDIR /work
+WORKDIR /app
 COPY constraints constraints
 # Set PIP_EXTRA_INDEX_URL (--build-arg) to an index with CPU builds of torch: without it Linux gets the CUDA build, which
 # runs too but is gigabytes larger.
