@@ -40,6 +40,10 @@ def test_refused(compose, override: str, told: str) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_several_actor_epochs_are_not_taken_for_the_critics(compose) -> None:
+    check(compose(["actor_rollout_ref.actor.ppo_epochs=2"]))
+
+
 def test_the_critics_token_budget_reaches_the_field_verl_reads(compose) -> None:
     assert compose(["critic.ppo_max_token_len_per_gpu=4321"]).critic.ppo_infer_max_token_len_per_gpu == 4321
 
