@@ -109,10 +109,7 @@ def final_values_of(full: torch.Tensor, response_lengths: list[int]) -> torch.Te
 
 def select(meta: KVBatchMeta, prompts: set[str]) -> KVBatchMeta:
     """The rows of a batch that answer one of ``prompts`` (uids)."""
-    keys = [key for key in meta.keys if key.split("_")[0] in prompts]
-    chosen = meta.select_keys(keys)
-    chosen.extra_info = dict(meta.extra_info or {})
-    return chosen
+    return meta.select_keys([key for key in meta.keys if key.split("_")[0] in prompts])
 
 
 def concatenate(first: KVBatchMeta, second: KVBatchMeta) -> KVBatchMeta:
@@ -121,5 +118,4 @@ def concatenate(first: KVBatchMeta, second: KVBatchMeta) -> KVBatchMeta:
         partition_id=first.partition_id,
         keys=[*first.keys, *second.keys],
         tags=[*first.tags, *second.tags],
-        extra_info=dict(first.extra_info or {}),
     )

@@ -59,7 +59,7 @@ class TempoTrainer(PPOTrainerSync):
         else:
             if plan.calibrate:
                 with marked_timer("e_step", timing_raw):
-                    labeled = self._e_step(labeled, metrics)
+                    self._e_step(labeled, metrics)
             if plan.improve:
                 with marked_timer("m_step", timing_raw):
                     trained, judged, reward = self._m_step(unlabeled, labeled, metrics, timing_raw)
@@ -103,12 +103,11 @@ class TempoTrainer(PPOTrainerSync):
             labeled = self._balanced(labeled, multiple, metrics, "labeled_seqlen")
         return labeled, unlabeled
 
-    def _e_step(self, labeled: Samples, metrics: dict) -> Samples:
+    def _e_step(self, labeled: Samples, metrics: dict) -> None:
         """Fit the critic on D_L; nothing else touches it. Its calibration is measured before the fit."""
         values, outcome = self._values(labeled), self._outcome(labeled)
         self._measure_critic(labeled, values, outcome, metrics)
         self._fit_critic(labeled, outcome, metrics)
-        return labeled
 
     def _m_step(
         self, unlabeled: KVBatchMeta, labeled: Samples | None, metrics: dict, timing_raw: dict
