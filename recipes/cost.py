@@ -27,6 +27,7 @@ RESPONSE = {"math": 8192, "general": 4096}  # mean tokens
 N = 8
 ROUNDS = 200
 TEST_FREQ = 20
+CALIBRATED = 128  # questions of D_L that predictions are calibrated on
 MICRO_BATCH = 20_480  # tokens a GPU
 LONGEST = 2048 + 16_384
 VLLM_SHARE = 0.7
@@ -132,6 +133,8 @@ class Recipe:
         self.tensor_parallel = int(settings["tensor_parallel"])
         sets = f"{settings['unlabeled']} {settings['heldout']}".split()
         self.validated = sum(QUESTIONS[name] for name in sets) * int(settings["val_n"])  # responses
+        self.asked = sum(QUESTIONS[name] for name in settings["unlabeled"].split())  # questions of D_U
+        self.predictions_n = int(settings["predictions_n"])
 
     # ------------------------------------------------------------------ memory
 
@@ -209,9 +212,18 @@ class Recipe:
         """GPU-hours of all validations: one before the first round, then every TEST_FREQ rounds."""
         return (1 + ROUNDS // TEST_FREQ) * self.generation(self.validated)
 
-    def total(self, work: Work) -> float:
+    def predictions(self, stage: str) -> float:
+        """GPU-hours after the last round, of stages that learn on D_U."""
+        if stage in ("stage0", "ppo", "grpo"):
+            return 0.0
+        questions = self.asked + (CALIBRATED if stage in ("tempo", "oracle", "official") else 0)
+        return self.generation(questions * self.predictions_n)
+
+    def total(self, stage: str) -> float:
         """GPU-hours of a stage."""
-        return ROUNDS * (self.generation(work.generated * self.half) + self.rest(work)) + self.validation()
+        work = WORK[stage]
+        rounds = ROUNDS * (self.generation(work.generated * self.half) + self.rest(work))
+        return rounds + self.validation() + self.predictions(stage)
 
 
 def tables(recipe: Recipe) -> str:
@@ -248,14 +260,16 @@ def tables(recipe: Recipe) -> str:
         f"A replica holds {space / 1e9:.1f} GB / {mean_kv / 1e9:.2f} GB = {math.floor(space / mean_kv)} growing "
         f"sequences; a GPU generates {recipe.throughput():,.0f} tokens a second, {recipe.generation(recipe.half):.2f} "
         f"GPU-hours a half-step. A validation is {recipe.validated:,} responses, all {1 + ROUNDS // TEST_FREQ} of a "
-        f"stage {recipe.validation():,.0f} GPU-hours.",
+        f"stage {recipe.validation():,.0f} GPU-hours; predictions are {recipe.asked * recipe.predictions_n:,} for D_U, "
+        f"with those for D_L {recipe.predictions('tempo'):.1f} GPU-hours.",
         "",
         "| stage | half-steps generated | policy reads / trains | critic reads / trains | FLOPs a round "
-        f"| GPU-hours a round: generation + rest | {ROUNDS} rounds and validation, GPU-hours | days on {gpus} GPUs |",
+        f"| GPU-hours a round: generation + rest | {ROUNDS} rounds, validation and predictions, GPU-hours "
+        f"| days on {gpus} GPUs |",
         "|---|---|---|---|---:|---:|---:|---:|",
     ]
     for stage, work in WORK.items():
-        generation, total = recipe.generation(work.generated * recipe.half), recipe.total(work)
+        generation, total = recipe.generation(work.generated * recipe.half), recipe.total(stage)
         lines.append(
             f"| `{stage}` | {work.generated} | {work.actor_read} / {work.actor_trained} "
             f"| {work.critic_read} / {work.critic_trained} | {recipe.flops(work):.2e} "

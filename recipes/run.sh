@@ -79,6 +79,7 @@ case $method in
         batch+=(
             tempo.unlabeled.files="$(files $unlabeled)"
             tempo.unlabeled.batch_size=$((half * 8 / n))
+            tempo.predictions.n="$predictions_n"
             actor_rollout_ref.actor.policy_loss.loss_mode=gspo
             actor_rollout_ref.actor.clip_ratio_low=3e-4
             actor_rollout_ref.actor.clip_ratio_high=5e-4

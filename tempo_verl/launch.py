@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from hydra import compose, initialize_config_module
 from hydra.errors import HydraException, MissingConfigException
@@ -23,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tempo_verl.errors import UserError
+from tempo_verl.trainer.checkpoints import Checkpoints
 from tempo_verl.trainer.watch import ENDS_EARLY
 
 CONFIG_MODULE, CONFIG_NAME = "tempo_verl.config", "tempo_trainer"
@@ -49,16 +51,28 @@ class Run:
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
-    def exported(self, role: str) -> Path:
-        """Hugging Face directory of the newest checkpoint of ``actor`` or ``critic``.
+    @property
+    def predictions(self) -> Path:
+        return self.folder / "predictions.jsonl"
+
+    def exported(self, role: str, which: Literal["latest", "best"] = "latest") -> Path:
+        """Hugging Face directory of the newest, or of the best, checkpoint of ``actor`` or ``critic``.
 
         Raises:
-            UserError: no checkpoint has been saved.
+            UserError: there is no such checkpoint.
         """
-        latest = self.checkpoints / "latest_checkpointed_iteration.txt"
-        if not latest.is_file():
-            raise UserError(f"{self.checkpoints}: no checkpoint saved yet; run with trainer.save_freq > 0")
-        return self.checkpoints / f"global_step_{latest.read_text().strip()}" / role / "huggingface"
+        saved = Checkpoints(self.checkpoints)
+        if which == "best":
+            best = saved.best()
+            if best is None or not saved.path(best.round).is_dir():
+                raise UserError(f"{self.checkpoints}: no best checkpoint kept; run with tempo.checkpoint.keep=best")
+            number = best.round
+        else:
+            latest = saved.latest()
+            if latest is None:
+                raise UserError(f"{self.checkpoints}: no checkpoint saved yet; run with trainer.save_freq > 0")
+            number = latest
+        return saved.path(number) / role / "huggingface"
 
     def overrides(self) -> list[str]:
         """Send everything a run writes into this folder. A user's own overrides come after these."""
@@ -67,6 +81,7 @@ class Run:
             f"trainer.default_local_dir='{folder / 'checkpoints'}'",
             f"trainer.validation_data_dir='{folder / 'validation'}'",
             f"tempo.dump_dir='{folder / 'rounds'}'",
+            f"tempo.predictions.file='{folder / self.predictions.name}'",
             "trainer.logger=[file]",
             f"+ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH='{folder / 'metrics.jsonl'}'",
         ]
@@ -188,6 +203,8 @@ def _watch(process: subprocess.Popen, run: Run, config: DictConfig, console: Con
         lines = follow(run.metrics)
         while process.poll() is None:
             _show(progress, bar, lines)
+            if progress.finished:
+                progress.update(bar, news="rounds done, finishing")
             time.sleep(POLL_SECONDS)
         _show(progress, bar, lines)
         if process.returncode == 0:

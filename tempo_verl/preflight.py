@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tempo_verl.compat import check_verl_version, missing_head_message, register_critic_class
 from tempo_verl.errors import UserError
+from tempo_verl.trainer.checkpoints import Checkpoints
 from tempo_verl.trainer.settings import TempoSettings
 
 SEQUENCE_PARALLEL = "fsdp_config.ulysses_sequence_parallel_size"
@@ -35,6 +36,17 @@ WITHOUT_EFFECT = (
     ("reward.reward_model.enable", False, "the reward is the verifier's verdict or the critic's value"),
     ("trainer.critic_warmup", 0, "use tempo.calibration.warmup_rounds"),
     ("trainer.v1.sampler.sync_refill_failed_groups", False, "failed prompts are left out"),
+)
+
+# Settings of verl that would remove checkpoints, or end them late, beside tempo.checkpoint.keep: field, neutral value.
+IN_THE_WAY_OF_KEEP = (
+    ("trainer.max_actor_ckpt_to_keep", None),
+    ("trainer.max_critic_ckpt_to_keep", None),
+    ("trainer.remove_previous_ckpt_in_save", False),
+    ("trainer.del_local_ckpt_after_load", False),
+    ("trainer.default_hdfs_dir", None),
+    ("actor_rollout_ref.actor.checkpoint.async_save", False),
+    ("critic.checkpoint.async_save", False),
 )
 
 
@@ -62,6 +74,7 @@ def check(config: DictConfig) -> None:
     _check_batches(config, settings)
     _check_lengths(config)
     _check_data(config, settings)
+    _check_checkpoints(config, settings)
     _check_models(config)
     _check_ray(config)
 
@@ -214,6 +227,32 @@ def _check_data(config: DictConfig, settings: TempoSettings) -> None:
     # verl opens the validation files of a run that never validates, too
     validates = config.trainer.test_freq > 0 or config.trainer.val_before_train
     read_questions("data.val_files", config.data.val_files, needs_answers=validates)
+
+
+# ---------------------------------------------------------------------- checkpoints
+
+
+def _check_checkpoints(config: DictConfig, settings: TempoSettings) -> None:
+    from tempo_verl.data.validation import read_judging_sources
+
+    checkpoints, data_sources = Checkpoints.from_config(config), []
+    if checkpoints.keep == "all":
+        return
+    keep = f"tempo.checkpoint.keep={checkpoints.keep}"
+    for field, neutral in IN_THE_WAY_OF_KEEP:
+        value = OmegaConf.select(config, field)
+        if value not in (neutral, None):
+            raise UserError(f"{field}={value} does not go with {keep}; leave it at {neutral}, or set keep=all")
+    if checkpoints.keeps_best:
+        if config.trainer.test_freq <= 0:
+            raise UserError(
+                f"trainer.test_freq={config.trainer.test_freq}: {keep} goes by the accuracy in validation; set it to "
+                "the number of rounds between two validations"
+            )
+        data_sources = read_judging_sources(
+            config.data.val_files, settings.unlabeled.files, settings.checkpoint.validation
+        )
+    checkpoints.check_start(config.trainer.resume_mode, data_sources)
 
 
 # ---------------------------------------------------------------------- models

@@ -33,10 +33,30 @@ class Size:
     prompts: int
     responses: int
     validation_samples: int
+    prediction_samples: int
+    calibration_questions: int
 
 
-FULL = Size(pretrain_steps=1200, stage0_rounds=25, tempo_rounds=20, prompts=32, responses=8, validation_samples=8)
-FAST = Size(pretrain_steps=300, stage0_rounds=2, tempo_rounds=2, prompts=8, responses=4, validation_samples=2)
+FULL = Size(
+    pretrain_steps=1200,
+    stage0_rounds=25,
+    tempo_rounds=20,
+    prompts=32,
+    responses=8,
+    validation_samples=8,
+    prediction_samples=8,
+    calibration_questions=64,
+)
+FAST = Size(
+    pretrain_steps=300,
+    stage0_rounds=2,
+    tempo_rounds=2,
+    prompts=8,
+    responses=4,
+    validation_samples=2,
+    prediction_samples=2,
+    calibration_questions=32,
+)
 
 
 def quickstart(run_dir: Path, *, seed: int, fast: bool, console: Console, verbose: bool = False) -> None:
@@ -56,7 +76,7 @@ def quickstart(run_dir: Path, *, seed: int, fast: bool, console: Console, verbos
     started = time.monotonic()
 
     console.print(f"[bold]TEMPO quickstart[/] in {run_dir}, seed {seed}")
-    seconds["task and pretraining"] = _prepare(run_dir, task, size, console)
+    seconds["task and pretraining"] = prepare(run_dir, task, size.pretrain_steps, console)
 
     stage0 = Run(run_dir / "stage0")
     seconds["stage 0"] = run_training(
@@ -72,11 +92,12 @@ def quickstart(run_dir: Path, *, seed: int, fast: bool, console: Console, verbos
     with console.status("report"):
         results = build_report(run_dir)
     print_table(results, console)
+    console.print(f"predictions: {tempo.predictions}")
     console.print(f"took {time.monotonic() - started:.0f} s; report: {run_dir / 'report.html'}")
 
 
-def _prepare(run_dir: Path, task: RunningSums, size: Size, console: Console) -> float:
-    """Write the three question sets and the pretrained policy."""
+def prepare(run_dir: Path, task: RunningSums, pretrain_steps: int, console: Console) -> float:
+    """Write the three question sets (``data/``) and the pretrained policy (``policy/``). Returns the seconds taken."""
     from tempo_verl.tasks.pretrain import pretrain
 
     started = time.monotonic()
@@ -89,11 +110,11 @@ def _prepare(run_dir: Path, task: RunningSums, size: Size, console: Console) -> 
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("pretraining a tiny policy", total=size.pretrain_steps)
+        bar = progress.add_task("pretraining a tiny policy", total=pretrain_steps)
         pretrain(
             run_dir / "policy",
             task,
-            steps=size.pretrain_steps,
+            steps=pretrain_steps,
             seed=task.seed,
             progress=lambda step, total, loss: progress.update(bar, completed=step),
         )
@@ -142,6 +163,8 @@ def _tempo_overrides(run_dir: Path, stage0: Run, size: Size, seed: int) -> list[
         f"tempo.unlabeled.files='{run_dir.resolve() / 'data' / 'unlabeled.parquet'}'",
         f"tempo.unlabeled.batch_size={size.prompts}",
         f"tempo.unlabeled.seed={seed + 1}",
+        f"tempo.predictions.n={size.prediction_samples}",
+        f"tempo.predictions.labeled={size.calibration_questions}",
         f"actor_rollout_ref.model.path='{stage0.exported('actor').resolve()}'",
         f"critic.model.path='{stage0.exported('critic').resolve()}'",
         f"trainer.save_freq={size.tempo_rounds}",

@@ -8,3 +8,4 @@ labeled=dolci-rl-zero-general           # D_L
 unlabeled="bbh agieval zebralogic"      # D_U
 heldout=gpqa-diamond
 val_n=1                                 # responses to a validation question
+predictions_n=4                         # responses to a question of D_U when training is over

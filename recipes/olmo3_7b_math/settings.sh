@@ -8,3 +8,4 @@ labeled=dapo-math-17k                   # D_L
 unlabeled="aime24 aime25 beyond-aime"   # D_U
 heldout="aime26 olymmath"
 val_n=16                                # responses to a validation question
+predictions_n=16                        # responses to a question of D_U when training is over

@@ -132,7 +132,6 @@ class BatchRolloutManager:
                 "loss_mask": field["response_mask"],
                 "input_ids": input_ids,
                 "position_ids": torch.arange(len(input_ids)),
-                "multi_modal_inputs": {},
             }
             keys.append(f"{row['uid']}_{row['session_id']}_0")
             fields.append(field)

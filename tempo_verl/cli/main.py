@@ -66,6 +66,8 @@ def train(
     seconds = run_training(Run(run_dir), context.args, console, title="training", verbose=verbose)
     write_run_info(run_dir, shlex.join(["tempo-verl", "train", *context.args]), {"training": seconds})
     _report(run_dir, console)
+    if Run(run_dir).predictions.is_file():
+        console.print(f"predictions: {Run(run_dir).predictions}")
 
 
 @app.command()

@@ -63,6 +63,12 @@ class WithoutAnswers(Dataset):
         kept["extra_info"] = {"index": row.get("index", index)}
         return kept
 
+    def named(self, index: int) -> dict[str, Any]:
+        """A row with its ``extra_info.id``, to tell questions apart in a result; rows are rolled out without it."""
+        row = self[index]
+        row["extra_info"]["id"] = (self._rows[index].get("extra_info") or {}).get("id")
+        return row
+
     def monitoring_answers(self) -> list[Answer | None]:
         """The answers in the file by row, for monitoring; ``None`` where there is none."""
         answers: list[Answer | None] = []
@@ -78,6 +84,13 @@ class WithoutAnswers(Dataset):
 def row_of(uid: str) -> int:
     """Row in its dataset of the prompt that a :class:`Stream` gave this uid."""
     return int(uid.rsplit("-", 1)[-1])
+
+
+def batch_of(dataset: Dataset, rows: Sequence[int], uids: Sequence[str]) -> dict[str, Any]:
+    """Rows of a prompt dataset in verl's columns, with their ``uid``."""
+    from verl.utils.dataset.rl_dataset import collate_fn
+
+    return collate_fn([dataset[row] for row in rows]) | {"uid": np.array(uids, dtype=object)}
 
 
 @dataclass
@@ -129,15 +142,10 @@ class Stream:
 
     def next_batch(self) -> dict[str, Any]:
         """The next ``batch_size`` prompts in verl's columns, with their ``uid``."""
-        from verl.utils.dataset.rl_dataset import collate_fn
-
         rows = self._drawn_by_uncertainty() if self.focus else self._in_turn()
-        batch = collate_fn([self.dataset[row] for row in rows])
-        batch["uid"] = np.array(
-            [f"{self.name}-{number}-{row}" for number, row in enumerate(rows, start=self.drawn)], dtype=object
-        )
+        uids = [f"{self.name}-{number}-{row}" for number, row in enumerate(rows, start=self.drawn)]
         self.drawn += len(rows)
-        return batch
+        return batch_of(self.dataset, rows, uids)
 
     def observe(self, uids: Sequence[str], probabilities: Sequence[float]) -> None:
         """Tell the critic's probabilities that responses are right, one for each uid; read with ``focus`` only."""

@@ -14,7 +14,8 @@ from tempo_verl.rewards import style_of
 
 @dataclass(frozen=True)
 class Questions:
-    """Prompt texts of a file set, in order, and the verifier styles its rows ask for; ``source`` names the files.
+    """Prompt texts and data sources of a file set, in order, and the verifier styles its rows ask for; ``source`` names
+    the files.
 
     ``hashes`` are those of the questions without their template, ``None`` for rows that ``tempo-verl prepare`` did not
     write.
@@ -23,6 +24,7 @@ class Questions:
     source: str
     prompts: list[str]
     hashes: list[str | None]
+    data_sources: list[str]
     styles: frozenset[str]
 
     def __len__(self) -> int:
@@ -48,12 +50,14 @@ def read_questions(field: str, files: Any, *, needs_answers: bool) -> Questions:
         )
     prompts: list[str] = []
     hashes: list[str | None] = []
+    data_sources: list[str] = []
     styles: set[str] = set()
     for path in paths:
         rows = read_rows(field, os.path.expanduser(path), needs_answers)
         for number, row in enumerate(rows):
             prompts.append(prompt_text(field, path, number, row.get("prompt")))
             hashes.append(struct(row, "extra_info").get("question_hash"))
+            data_sources.append(str(row.get("data_source")))
             styles.add(style_of(struct(row, "reward_model").get("style"), row.get("data_source")))
             if needs_answers and struct(row, "reward_model").get("ground_truth") in (None, ""):
                 raise UserError(
@@ -62,27 +66,76 @@ def read_questions(field: str, files: Any, *, needs_answers: bool) -> Questions:
                 )
     if not prompts:
         raise UserError(f"{field}={', '.join(paths)}: no questions in it; give a file with at least one row")
-    return Questions(", ".join(paths), prompts, hashes, frozenset(styles))
+    return Questions(", ".join(paths), prompts, hashes, data_sources, frozenset(styles))
 
 
 def check_disjoint(labeled: Questions, unlabeled: Questions) -> None:
-    """No question may be in both sets, whatever its looks (see ``overlap.normalised``) and, where both files come from
-    ``tempo-verl prepare``, whatever its template.
+    """No question may be in both sets.
 
     Raises:
         UserError: names the number of shared questions and the first.
     """
-    texts, hashes = {normalised(prompt) for prompt in labeled.prompts}, set(labeled.hashes) - {None}
-    shared = [
-        row
-        for row, (prompt, question) in enumerate(zip(unlabeled.prompts, unlabeled.hashes, strict=True))
-        if normalised(prompt) in texts or question in hashes
-    ]
+    shared = shared_rows(unlabeled, labeled)
     if shared:
         raise UserError(
             f"{len(shared)} question(s) of {unlabeled.source} are also in {labeled.source} "
             f"(first: row {shared[0]}, {unlabeled.prompts[shared[0]][:60]!r}); remove them from one of the two sets"
         )
+
+
+def shared_rows(questions: Questions, others: Questions) -> list[int]:
+    """Rows of ``questions`` that are in ``others`` too, whatever their looks (see ``overlap.normalised``) and, where
+    both come from ``tempo-verl prepare``, whatever their template."""
+    texts, hashes = {normalised(prompt) for prompt in others.prompts}, set(others.hashes) - {None}
+    return [
+        row
+        for row, (prompt, question) in enumerate(zip(questions.prompts, questions.hashes, strict=True))
+        if normalised(prompt) in texts or question in hashes
+    ]
+
+
+def read_judging_sources(val_files: Any, unlabeled_files: Any, named: Any) -> list[str]:
+    """:func:`judging_sources` of question files, as the configuration names them."""
+    unlabeled = None
+    if unlabeled_files:
+        unlabeled = read_questions("tempo.unlabeled.files", unlabeled_files, needs_answers=False)
+    return judging_sources(read_questions("data.val_files", val_files, needs_answers=True), unlabeled, named)
+
+
+def judging_sources(validation: Questions, unlabeled: Questions | None, named: Any) -> list[str]:
+    """The data sources of the validation set by which checkpoints may be compared: never one with a question of D_U.
+
+    Args:
+        validation: the validation set.
+        unlabeled: D_U, None if there is none.
+        named: ``tempo.checkpoint.validation``: a data source, a list of them, or None for all that may.
+
+    Raises:
+        UserError: a data source that is not there or holds a question of D_U, or none left to choose by.
+    """
+    field, known = "tempo.checkpoint.validation", list(dict.fromkeys(validation.data_sources))
+    shared = shared_rows(validation, unlabeled) if unlabeled is not None else []
+    first = {validation.data_sources[row]: row for row in reversed(shared)}
+    named = named or [source for source in known if source not in first]
+    chosen = list(dict.fromkeys(named if isinstance(named, list) else [named]))
+    if not chosen:
+        raise UserError(
+            f"{field}: no data source of data.val_files is left to choose the best checkpoint by, each of "
+            f"{', '.join(known)} has a question of tempo.unlabeled.files; add labelled questions of their own data "
+            "source to data.val_files"
+        )
+    for source in chosen:
+        if source not in known:
+            raise UserError(
+                f"{field}={source} is no data source of {validation.source}; choose from {', '.join(known)}"
+            )
+        if source in first:
+            raise UserError(
+                f"{field}={source} has a question of tempo.unlabeled.files (first: row {first[source]} of "
+                f"data.val_files, {validation.prompts[first[source]][:60]!r}): the answers of D_U must not choose a "
+                "checkpoint; name another data source"
+            )
+    return chosen
 
 
 def read_rows(field: str, path: str, needs_answers: bool) -> list[dict[str, Any]]:

@@ -63,7 +63,7 @@ class Election:
 
 
 def elect(samples: Sequence[Sample]) -> Election:
-    """Vote over one question's samples (at least one)."""
+    """Vote over one question's samples."""
     answers, values = [sample.answer for sample in samples], values_of(samples)
     weights = [1.0] * len(samples) if values is None else vote_weights(values)
     votes = tally(answers, weights)
@@ -130,7 +130,7 @@ def write_predictions(
     Args:
         out: the file to write.
         questions: those to answer.
-        samples: n of each, with critic values or without.
+        samples: n of each, with critic values or without; a question that has none gets no answer.
         labeled: samples of labelled questions, drawn alike, to calibrate the probabilities on.
 
     Returns:
@@ -145,8 +145,8 @@ def write_predictions(
             said.append(f"probabilities are not calibrated: {error}.")
     else:
         said.append("probabilities are not calibrated: no labelled questions were given.")
-    by_index = {question.index: question for question in questions}
-    predictions = [_prediction(by_index[group[0].index], group, calibrator) for group in by_question(samples)]
+    groups = {group[0].index: group for group in by_question(samples)}
+    predictions = [_prediction(question, groups.get(question.index, []), calibrator) for question in questions]
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, "".join(json.dumps(prediction, ensure_ascii=False) + "\n" for prediction in predictions))
     if unanswered := sum(prediction["answer"] is None for prediction in predictions):

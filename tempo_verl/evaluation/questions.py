@@ -58,7 +58,8 @@ def load_questions(
     """
     rows = ((file, *row) for file in files for row in enumerate(read_rows(field, str(file), False)))
     questions = [
-        _question(field, index, *row, with_answers=with_answers) for index, row in enumerate(islice(rows, limit))
+        question_of(index, row, prompt_text(field, str(file), number, row["prompt"]), with_answers=with_answers)
+        for index, (file, number, row) in enumerate(islice(rows, limit))
     ]
     if not questions:
         raise UserError(f"{field}={', '.join(map(str, files))}: no questions in it; give a file with at least one row")
@@ -73,8 +74,14 @@ def load_questions(
     return questions
 
 
-def _question(field: str, index: int, file: Path, number: int, row: dict[str, Any], *, with_answers: bool) -> Question:
-    text = prompt_text(field, str(file), number, row["prompt"])
+def question_of(index: int, row: dict[str, Any], text: str, *, with_answers: bool) -> Question:
+    """A row in verl's columns as a question.
+
+    Args:
+        index: its place among the questions.
+        text: of its prompt.
+        with_answers: False leaves its ground truth out.
+    """
     reward, extra = struct(row, "reward_model"), struct(row, "extra_info")
     truth = reward.get("ground_truth") if with_answers else None
     return Question(

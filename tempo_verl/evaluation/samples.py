@@ -22,7 +22,7 @@ class Sample:
     Attributes:
         index, id, hash, data_source: of its question, see ``evaluation.questions.Question``.
         sample: its number among the question's samples, from 0.
-        seed: of its own random stream.
+        seed: of its own random stream; None where the rollout engine of a training run drew it.
         response: the text, without special tokens.
         answer: what was extracted from it; None if nothing was.
         correct: the verdict; None where the question has no ground truth.
@@ -38,7 +38,7 @@ class Sample:
     hash: str
     data_source: str
     sample: int
-    seed: int
+    seed: int | None
     response: str
     answer: str | None
     correct: bool | None

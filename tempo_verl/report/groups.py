@@ -18,6 +18,7 @@ IGNORED = (
     "trainer.logger",
     "trainer.resume_",
     "trainer.save_freq",
+    "tempo.checkpoint.",
     "ray_kwargs.",
 )
 ORACLE_MARK = "[ORACLE]"

@@ -16,9 +16,9 @@ class TempoRewardManager(RewardManagerBase):
     """Runs in verl's reward workers, one response at a time.
 
     ``reward_extra_info`` holds for every row ``pred`` (the extracted answer, "" if there is none: verl votes on text),
-    ``format`` (1 if it stands where it was asked for), ``verifier_error`` (why there is no verdict, else "") and
-    ``style`` (its verifier); for rows with a ground truth also ``acc`` (0 or 1). The reward of a row without one is 0
-    here, and set by the trainer later.
+    ``format`` (1 if it stands where it was asked for), ``verifier_error`` (why there is no verdict, else ""),
+    ``style`` (its verifier) and ``data_source`` (its set, by which the report groups dumped rows); for rows with a
+    ground truth also ``acc`` (0 or 1). The reward of a row without one is 0 here, and set by the trainer later.
     """
 
     def __init__(self, config, tokenizer, compute_score=None, **_unused: Any):
@@ -44,6 +44,7 @@ class TempoRewardManager(RewardManagerBase):
             "pred": result.answer or "",
             "format": float(result.formatted),
             "verifier_error": result.error or "",
+            "data_source": str(row.get("data_source") or ""),
         }
         if truth is not None:
             info["acc"] = float(result.correct)

@@ -11,6 +11,7 @@ import torch
 
 from tempo_verl.algo.calibration import calibration_metrics
 from tempo_verl.algo.evaluation import distinct_answers, question_measures
+from tempo_verl.errors import UserError
 
 
 def prefixed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
@@ -125,3 +126,21 @@ def validation_metrics(
         names |= {"avg": f"{core}/mean@{n}", "distinct_answers": f"val-aux/{source}/distinct_answers"}
         metrics |= {logged: float(np.mean([of[name] for of in measured])) for name, logged in names.items()}
     return metrics
+
+
+def validation_accuracy(metrics: Mapping[str, float], data_sources: Sequence[str]) -> float:
+    """Mean over data sources of their ``mean@n`` in :func:`validation_metrics`.
+
+    Raises:
+        UserError: a data source of which no question was validated.
+    """
+    accuracies = []
+    for source in data_sources:
+        found = [value for name, value in metrics.items() if name.startswith(f"val-core/{source}/acc/mean@")]
+        if not found:
+            raise UserError(
+                f"no question of data source {source} was validated, by which tempo.checkpoint.keep chooses; see "
+                "data.val_max_samples and data.filter_overlong_prompts, or set tempo.checkpoint.validation"
+            )
+        accuracies += found
+    return float(np.mean(accuracies))

@@ -14,6 +14,8 @@ import transfer_queue as tq
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 
+IMAGES = "multi_modal_inputs"  # the only Python objects that a training worker reads
+
 
 def as_jagged(rows: list[torch.Tensor]) -> torch.Tensor:
     """Rows of different lengths as one jagged nested tensor, the form of every token-level field in the queue."""
@@ -38,10 +40,26 @@ class Samples:
         return Samples(self.meta.select_keys([self.meta.keys[index] for index in indices]))
 
     def order(self, **extra_info: Any) -> KVBatchMeta:
-        """These rows with all their fields, and ``extra_info``, as an argument for one worker-group call."""
+        """These rows and ``extra_info``, as an argument for one worker-group call."""
         return KVBatchMeta(
-            partition_id=self.meta.partition_id, keys=self.meta.keys, tags=self.meta.tags, extra_info=extra_info
+            partition_id=self.meta.partition_id,
+            keys=self.meta.keys,
+            tags=self.meta.tags,
+            fields=self._trained_on,
+            extra_info=extra_info,
         )
+
+    @property
+    def _trained_on(self) -> list[str]:
+        """The stored fields that a training worker may read. To move and slice the others, Python objects such as the
+        chat, takes longer than all tensors."""
+        stored = tq.get_client().kv_retrieve_meta(keys=self.meta.keys, partition_id=self.meta.partition_id)
+        return [name for name, kind in stored.field_schema.items() if name == IMAGES or not kind["is_non_tensor"]]
+
+    def copy_to(self, partition: str) -> Samples:
+        """The same rows, with what training workers read of them, in another partition of the queue."""
+        tq.kv_batch_put(keys=self.meta.keys, partition_id=partition, fields=self.read(*self._trained_on))
+        return Samples(KVBatchMeta(partition_id=partition, keys=self.meta.keys, tags=self.meta.tags))
 
     def read(self, *names: str) -> TensorDict:
         """Fields as stored: jagged for token-level ones."""
@@ -112,6 +130,12 @@ def select(meta: KVBatchMeta, prompts: set[str]) -> KVBatchMeta:
     """The rows of a batch that answer one of ``prompts`` (uids), by prompt and sample, not by when they were ready."""
     found = [key for key in meta.keys if key.split("_")[0] in prompts]
     return meta.select_keys(sorted(found, key=lambda key: [int(number) for number in re.findall(r"\d+", key)]))
+
+
+def last_outputs(meta: KVBatchMeta) -> KVBatchMeta:
+    """Of rows as :func:`select` orders them, the last output of each sample: an agent loop may store several."""
+    last = {key.rpartition("_")[0]: key for key in meta.keys}
+    return meta.select_keys(list(last.values()))
 
 
 def concatenate(first: KVBatchMeta, second: KVBatchMeta) -> KVBatchMeta:

@@ -10,6 +10,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tempo_verl.errors import UserError
+from tempo_verl.trainer.checkpoints import KEEP
 from tempo_verl.trainer.methods import METHODS, Method
 
 ALARM_NAMES = ("auroc", "gap", "entropy", "diversity", "length")
@@ -56,6 +57,12 @@ class AlarmSettings:
 
 
 @dataclass
+class ReplaySettings:
+    prompts: int = 0
+    window: int = 20
+
+
+@dataclass
 class CalibrationSettings:
     interval: int = 1
     epochs: int = 1
@@ -63,6 +70,7 @@ class CalibrationSettings:
     mini_batch_size: int = 32
     warmup_rounds: int = 0
     loss_agg_mode: str = "token-mean"
+    replay: ReplaySettings = field(default_factory=ReplaySettings)
     gate: GateSettings = field(default_factory=GateSettings)
 
 
@@ -98,6 +106,19 @@ class VerifierSettings:
 
 
 @dataclass
+class CheckpointSettings:
+    keep: str = "all"
+    validation: Any = None
+
+
+@dataclass
+class PredictionSettings:
+    file: str | None = None
+    n: int = 16
+    labeled: int = 128
+
+
+@dataclass
 class TempoSettings:
     """See ``config/tempo_trainer.yaml`` for the meaning of every field."""
 
@@ -116,6 +137,8 @@ class TempoSettings:
     shaping: ShapingSettings = field(default_factory=ShapingSettings)
     verifier: VerifierSettings = field(default_factory=VerifierSettings)
     alarms: AlarmSettings = field(default_factory=AlarmSettings)
+    predictions: PredictionSettings = field(default_factory=PredictionSettings)
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     allow_labels_on_unlabeled: bool = False
     monitor_oracle: bool = True
     dump_dir: str | None = None
@@ -157,9 +180,13 @@ class TempoSettings:
             ("calibration.epochs", calibration.epochs, 1),
             ("calibration.mini_batch_size", calibration.mini_batch_size, 1),
             ("calibration.warmup_rounds", calibration.warmup_rounds, 0),
+            ("calibration.replay.prompts", calibration.replay.prompts, 0),
+            ("calibration.replay.window", calibration.replay.window, 1),
             ("calibration.gate.window", calibration.gate.window, 1),
             ("calibration.gate.max_closed", calibration.gate.max_closed, 1),
             ("alarms.window", self.alarms.window, 1),
+            ("predictions.n", self.predictions.n, 1),
+            ("predictions.labeled", self.predictions.labeled, 0),
             ("ttrl.n_train", self.ttrl.n_train, 1),
             ("ttrl.n_votes", self.ttrl.n_votes, self.ttrl.n_train),
         ):
@@ -170,6 +197,7 @@ class TempoSettings:
             ("advantage", self.advantage, ADVANTAGES),
             ("official.advantage", self.official.advantage, OFFICIAL_ADVANTAGES),
             ("final_value", self.final_value, FINAL_VALUES),
+            ("checkpoint.keep", self.checkpoint.keep, KEEP),
             ("calibration.loss_agg_mode", calibration.loss_agg_mode, ("token-mean", "seq-mean-token-mean")),
             *(("alarms.stop", name, ALARM_NAMES) for name in self.alarms.stop),
         ):
@@ -190,6 +218,17 @@ class TempoSettings:
             raise UserError(
                 f"tempo.calibration.gate.min_auroc={calibration.gate.min_auroc}: the gate is for rewards of a critic "
                 "whose AUROC on D_L is measured (tempo, or frozen_critic with calibration.interval); set it to null"
+            )
+        replayed = calibration.replay.prompts
+        if replayed and (not self.kind.fits_critic or self.kind.reward == "official"):
+            raise UserError(
+                f"tempo.calibration.replay.prompts={replayed} would have no effect: method={self.method} has no E-step "
+                "that could replay; leave it at 0"
+            )
+        if replayed % calibration.mini_batch_size:
+            raise UserError(
+                f"tempo.calibration.replay.prompts={replayed} must be a multiple of "
+                f"tempo.calibration.mini_batch_size={calibration.mini_batch_size}, the prompts of a critic update"
             )
         if self.kind.reward == "official" and calibration.warmup_rounds:
             raise UserError(

@@ -30,17 +30,22 @@ from tempo_verl.algo.shaping import format_penalty, length_penalty, overlong_pen
 from tempo_verl.backends.cpu_platform import use_platform_for
 from tempo_verl.data.monitor import MonitorStore, label_metrics, oracle_metrics
 from tempo_verl.data.streams import Stream, Streams, WithoutAnswers
+from tempo_verl.data.validation import read_judging_sources
 from tempo_verl.errors import UserError
+from tempo_verl.trainer.checkpoints import Best, Checkpoints
 from tempo_verl.trainer.critic_loss import official_value_loss, value_calibration_loss
 from tempo_verl.trainer.metrics import (
     labeled_metrics,
     prefixed,
     unlabeled_metrics,
+    validation_accuracy,
     validation_metrics,
     verifier_metrics,
 )
 from tempo_verl.trainer.official_round import OfficialRound
+from tempo_verl.trainer.predict import Predictions
 from tempo_verl.trainer.queue import Samples, concatenate, final_values_of, select
+from tempo_verl.trainer.replay import Replay
 from tempo_verl.trainer.settings import TempoSettings, plan_round
 from tempo_verl.trainer.signals import cluster_signal, first_samples, majority_signal, random_signal
 from tempo_verl.trainer.watch import ENDS_EARLY, Watch
@@ -49,12 +54,18 @@ logger = logging.getLogger(__name__)
 
 
 @register_trainer("tempo")
-class TempoTrainer(OfficialRound, PPOTrainerSync):
+class TempoTrainer(OfficialRound, Predictions, PPOTrainerSync):
     """Rounds of rollout, E-step and M-step; the other methods leave a part out or put another in its place."""
 
     def __init__(self, config):
         use_platform_for(config.trainer.device)
         self.settings = TempoSettings.from_config(config)
+        self.checkpoints = Checkpoints.from_config(config)
+        self.judging_sources: list[str] = []
+        if self.checkpoints.keeps_best:
+            self.judging_sources = read_judging_sources(
+                config.data.val_files, self.settings.unlabeled.files, self.settings.checkpoint.validation
+            )
         super().__init__(config)
 
     # ------------------------------------------------------------------ one round
@@ -101,10 +112,10 @@ class TempoTrainer(OfficialRound, PPOTrainerSync):
         """Generate for both streams in one phase, so that the inference engine is filled once."""
         submitted: dict[str, set[str]] = {}
         if plan.label and self.streams.labeled is not None:
-            submitted["labeled"] = self._submit(self.streams.labeled, n=self.settings.labeled.n)
+            submitted["labeled"] = self._submit(self.streams.labeled.next_batch(), n=self.settings.labeled.n)
         if plan.improve and self.streams.unlabeled is not None:
             votes = self.settings.ttrl.n_votes if self.settings.kind.reward == "majority" else None
-            submitted["unlabeled"] = self._submit(self.streams.unlabeled, n=votes)
+            submitted["unlabeled"] = self._submit(self.streams.unlabeled.next_batch(), n=votes)
         self.on_sample_begin()
         batch, sample_metrics = self.replay_buffer.sample(
             global_steps=self.global_steps, partition_id="train", batch_size=sum(map(len, submitted.values()))
@@ -221,6 +232,11 @@ class TempoTrainer(OfficialRound, PPOTrainerSync):
         """What the reward manager told of each row: ``acc`` (rows with an answer), ``pred``, ``format``, ..."""
         return [extra["reward_extra_info"] for extra in samples.read_objects("extra_fields")]
 
+    def _responses(self, samples: Samples) -> list[str]:
+        """The text of each row's response."""
+        token_ids = [ids.tolist() for ids in samples.read("responses")["responses"].unbind()]
+        return self.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
+
     def _count_failed_verdicts(self, name: str, samples: Samples, metrics: dict) -> None:
         """A response that the verifier failed on counts as wrong; too many of them, and it is the verifier that is."""
         errors = [info.get("verifier_error", "") for info in self._reward_info(samples)]
@@ -240,6 +256,11 @@ class TempoTrainer(OfficialRound, PPOTrainerSync):
             outcome=outcome.unsqueeze(-1),
             loss_mask=samples.unpadded(position_mask(samples.response_mask), extra=1),
         )
+        if self.settings.calibration.replay.prompts:
+            count = self.settings.calibration.replay.prompts * self.settings.labeled.n
+            joined = self.replay.join(samples, count, self._critic_mini_batch, self.global_steps)
+            metrics["tempo/labeled/replayed"] = float(len(joined) - len(samples))
+            samples = self._balanced(joined, self._critic_mini_batch, metrics, "replay_seqlen")
         self._train_critic(samples, metrics)
 
     def _train_critic(self, samples: Samples, metrics: dict) -> None:
@@ -359,9 +380,7 @@ class TempoTrainer(OfficialRound, PPOTrainerSync):
         """The ``oracle/`` metrics: D_U's answers are looked at after the update, and by nothing but this."""
         if self.monitor is None:
             return
-        token_ids = [ids.tolist() for ids in samples.read("responses")["responses"].unbind()]
-        responses = self.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
-        correct = self.monitor.correct(samples.prompts, responses)
+        correct = self.monitor.correct(samples.prompts, self._responses(samples))
         metrics.update(prefixed("tempo/oracle", oracle_metrics(reward.numpy(), correct)))
         if self.settings.kind.reward == "majority":
             metrics.update(prefixed("tempo/oracle", label_metrics(reward.numpy(), correct, samples.prompts)))
@@ -378,9 +397,31 @@ class TempoTrainer(OfficialRound, PPOTrainerSync):
         correct = reward_extra_infos_dict.get("acc") or reward_extra_infos_dict["reward"]
         answers = [answer or None for answer in reward_extra_infos_dict.get("pred") or [None] * len(correct)]
         errors = reward_extra_infos_dict.get("verifier_error") or []
-        return validation_metrics(data_sources, sample_uids, correct, answers, expected_acc_counts or {}) | prefixed(
-            "val-aux", verifier_metrics(errors)
-        )
+        metrics = validation_metrics(data_sources, sample_uids, correct, answers, expected_acc_counts or {})
+        if self.checkpoints.keeps_best:
+            self._val_accuracy = validation_accuracy(metrics, self.judging_sources)
+        return metrics | prefixed("val-aux", verifier_metrics(errors))
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def fit(self, agent_loop_manager) -> None:
+        super().fit(agent_loop_manager)
+        self.checkpoints.finish()
+
+    def on_validate_end(self) -> None:
+        """A round that is better than all before it has its checkpoint from here on, if not from its end."""
+        super().on_validate_end()
+        if not (self.checkpoints.keeps_best and self.checkpoints.is_better(self.global_steps, self._val_accuracy)):
+            return
+        if not self.checkpoints.is_complete(self.global_steps):
+            self.checkpoint_manager.sleep_replicas()  # the inference engine's memory is free whenever verl saves
+            self._save_checkpoint()
+            self.checkpoint_manager.update_weights(self.global_steps)
+        self.checkpoints.set_best(Best(self.global_steps, self._val_accuracy, self.judging_sources))
+
+    def _save_checkpoint(self) -> None:
+        super()._save_checkpoint()
+        self.checkpoints.prune()
 
     # ------------------------------------------------------------------ set-up and plumbing
 
@@ -395,6 +436,7 @@ class TempoTrainer(OfficialRound, PPOTrainerSync):
         super()._setup()
         if not self.use_critic:
             return
+        self.replay = Replay(self.settings.calibration.replay.window, self.settings.labeled.seed)
         if self.settings.kind.reward == "official":
             loss = partial(official_value_loss, cliprange_value=self.config.critic.cliprange_value)
         else:
@@ -438,9 +480,8 @@ class TempoTrainer(OfficialRound, PPOTrainerSync):
         self.train_dataset = None
         self.train_dataloader = self.streams
 
-    def _submit(self, stream: Stream, n: int | None = None) -> set[str]:
-        """Send a stream's next prompts to the agent loop. Returns their uids."""
-        batch = stream.next_batch()
+    def _submit(self, batch: dict, n: int | None = None) -> set[str]:
+        """Send prompts to the agent loop, for n responses each (default: rollout.n). Returns their uids."""
         if n is not None:
             batch["__rollout_n__"] = [n] * len(batch["uid"])
         prompts = tu.get_tensordict(batch)

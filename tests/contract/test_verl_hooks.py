@@ -42,7 +42,8 @@ from tempo_verl.launch import resolve_config
 from tempo_verl.trainer.critic_config import FSDPCriticConfig
 from tempo_verl.trainer.methods import METHODS as SHARED_METHODS
 from tempo_verl.trainer.official_round import OfficialRound
-from tempo_verl.trainer.queue import select
+from tempo_verl.trainer.predict import Predictions
+from tempo_verl.trainer.queue import last_outputs, select
 from tempo_verl.trainer.settings import TempoSettings
 from tempo_verl.trainer.tempo_trainer import TempoTrainer
 
@@ -166,6 +167,9 @@ META, BATCH, METRICS, TIMES = object(), object(), {}, {}
         ("_init_dataloader", (), {}),
         ("_get_required_batch_multiple", (1,), {}),
         ("_val_metrics_update", ([], [], {}, []), {"expected_acc_counts": {}}),
+        ("fit", (object(),), {}),
+        ("on_validate_end", (), {}),
+        ("_save_checkpoint", (), {}),
         # called by us so
         ("on_sample_begin", (), {}),
         ("on_sample_end", (), {}),
@@ -182,12 +186,13 @@ def test_a_trainer_method_takes_what_is_passed(name: str, args: tuple, options: 
 
 
 def test_every_method_we_override_exists_in_verl() -> None:
-    members = vars(TempoTrainer) | vars(OfficialRound)
+    members = vars(TempoTrainer) | vars(OfficialRound) | vars(Predictions)
     ours = {name for name, value in members.items() if inspect.isfunction(value) and not name.startswith("__")}
     own = {
         "_rollout", "_e_step", "_m_step", "_self_reward", "_labeled_step", "_official_step", "_values", "_outcome",
         "_fit_critic", "_train_critic", "_shaping", "_store_advantage", "_update_policy", "_count_failed_verdicts",
         "_measure_critic", "_measure_policy", "_monitor", "_dump", "_submit", "_balanced", "_clear_except",
+        "_responses", "_predict", "_draw", "_told",
     }  # fmt: skip
     assert own <= ours
     for name in ours - own:
@@ -230,6 +235,19 @@ def test_verl_makes_its_replay_buffer_before_it_looks_at_the_mode_again() -> Non
     assert source.index("self.trainer_mode =") < source.index("self._build_replay_buffer()")
 
 
+def test_every_validation_is_followed_by_the_hook_that_keeps_its_checkpoint() -> None:
+    source = inspect.getsource(PPOTrainer.fit)
+    followed = re.findall(r"= self\._validate\(\)\n +self\.on_validate_end\(\)", source)
+    assert len(followed) == source.count("_validate()") == 2
+    # verl names the newest checkpoint after it is saved, and resumes what is named
+    saving = inspect.getsource(PPOTrainer._save_checkpoint)
+    assert saving.index("critic_wg.save_checkpoint") < saving.index('"latest_checkpointed_iteration.txt"')
+    assert 'f"global_step_{self.global_steps}"' in saving
+    # the engine sleeps while weights are read or written, and gets them again when it wakes
+    assert "self.checkpoint_manager.sleep_replicas()" in inspect.getsource(PPOTrainer._setup)
+    assert "self.checkpoint_manager.update_weights(self.global_steps)" in inspect.getsource(PPOTrainerSync.on_init_end)
+
+
 def test_padding_rows_are_marked_as_we_read_it() -> None:
     from verl.trainer.ppo import padding_utils
 
@@ -269,6 +287,8 @@ def test_rows_are_selected_by_key_with_their_tags() -> None:
 
     ours = select(meta, {"a"})
     assert ours.keys == ["a_0_0", "a_1_0"]
+    several = KVBatchMeta(keys=["a_10_0", "a_2_10", "a_2_9"], tags=[{}] * 3, partition_id="train")
+    assert last_outputs(select(several, {"a"})).keys == ["a_2_10", "a_10_0"]
     ours.extra_info["t"] = 2.0
     assert meta.extra_info == {"t": 1.0}
 

@@ -11,6 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
+from tempo_verl.evaluation.samples import Sample
 from tempo_verl.preflight import check
 
 
@@ -22,6 +23,9 @@ class Evidence:
     weights: dict[tuple[int, str, str], Path] = field(default_factory=dict)  # (round, role, moment) -> HF directory
     rows: dict[int, dict] = field(default_factory=dict)
     metrics: dict[int, dict] = field(default_factory=dict)
+    fitted: dict[int, dict] = field(default_factory=dict)  # round -> row key -> (input ids, c(x, y)) of the E-step
+    drawn: list[list[Sample]] = field(default_factory=list)  # for the predictions: of D_U, and of D_L
+    left_in_queue: set[str] = field(default_factory=set)  # keys of rollouts, after all is done
 
     def weights_of(self, number: int, role: str, moment: str) -> dict[str, torch.Tensor]:
         return load_file(self.weights[number, role, moment] / "model.safetensors")
@@ -60,6 +64,14 @@ def train(compose, folder: Path, overrides: list[str]) -> Evidence:
             self._weights("between")
             return super()._m_step(*args)
 
+        def _train_critic(self, samples, *args):
+            stored = samples.read("input_ids", "outcome")
+            rows = zip(stored["input_ids"].unbind(), stored["outcome"].unbind(), strict=True)
+            found.fitted[self.global_steps] = {
+                key: (ids.tolist(), outcome.item()) for key, (ids, outcome) in zip(samples.meta.keys, rows, strict=True)
+            }
+            super()._train_critic(samples, *args)
+
         def _update_policy(self, samples, *args):
             found.rows[self.global_steps] = {
                 "real": samples.real,
@@ -73,6 +85,10 @@ def train(compose, folder: Path, overrides: list[str]) -> Evidence:
                 "reward": [row.sum().item() for row in samples.read("rm_scores")["rm_scores"].unbind()],
             }
             return super()._update_policy(samples, *args)
+
+        def _draw(self, *args, **options):
+            found.drawn.append(super()._draw(*args, **options))
+            return found.drawn[-1]
 
     config = compose(
         [
@@ -103,6 +119,7 @@ def train(compose, folder: Path, overrides: list[str]) -> Evidence:
         runner.trainer.init()
         runner.init_agent_loop_manager()
         runner.trainer.fit(runner.agent_loop_manager)
+        found.left_in_queue = set((tq.kv_list() or {}).get("train", {}))
         tq.close()
     finally:
         ray.shutdown()

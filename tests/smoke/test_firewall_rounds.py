@@ -23,6 +23,8 @@ OPTIONS = [
     "tempo.shaping.format_penalty=0.1",
     "tempo.shaping.overlong_buffer=4",
     "actor_rollout_ref.actor.ppo_mini_batch_size=10",
+    "tempo.predictions.n=2",
+    "tempo.predictions.labeled=20",
 ]
 
 
@@ -53,7 +55,8 @@ def runs(request, tmp_path_factory, compose, tiny_task: Path) -> list[Evidence]:
         if name == "garbage":
             rows = pq.read_table(questions).num_rows
             questions = with_answers(questions, folder / "unlabeled.parquet", [f"no-{row}" for row in range(rows)])
-        found.append(train(compose, folder, [*options, f"tempo.unlabeled.files='{questions}'"]))
+        files = [f"tempo.unlabeled.files='{questions}'", f"tempo.predictions.file='{folder / 'predictions.jsonl'}'"]
+        found.append(train(compose, folder, [*options, *files]))
     return found
 
 
@@ -108,6 +111,12 @@ def test_only_oracle_metrics_tell_the_runs_apart(runs: list[Evidence]) -> None:
         ]
         assert len(learned) > (20 if "critic" in roles(runs[0]) else 10)
         assert {name: first[name] for name in learned} == {name: second[name] for name in learned}
+
+
+def test_the_predictions_are_the_same(runs: list[Evidence]) -> None:
+    first, second = ((run.folder / "predictions.jsonl").read_bytes() for run in runs)
+    assert first == second
+    assert first.count(b"\n") == 16
 
 
 def test_epochs_are_counted_by_questions_handed_out(runs: list[Evidence]) -> None:

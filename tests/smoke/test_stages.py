@@ -59,6 +59,7 @@ def test_stage0_writes_what_stage1_loads(stage0: Run, common: list[str], tiny_ta
         "tempo.rounds=1",
         f"tempo.unlabeled.files='{tiny_task / 'unlabeled.parquet'}'",
         "tempo.unlabeled.batch_size=4",
+        "tempo.predictions.n=2",
         f"actor_rollout_ref.model.path='{stage0.exported('actor')}'",
         f"critic.model.path='{stage0.exported('critic')}'",
         *common,
@@ -66,6 +67,9 @@ def test_stage0_writes_what_stage1_loads(stage0: Run, common: list[str], tiny_ta
     assert _steps(tmp_path / "tempo" / "metrics.jsonl") == [1]
     assert (tmp_path / "tempo" / "report.html").is_file()
     assert "report.html" in output
+    assert len((tmp_path / "tempo" / "predictions.jsonl").read_text().splitlines()) == 16
+    assert "predictions.jsonl" in output.replace("\n", "")
+    assert not stage0.predictions.exists()
 
 
 def test_stage0_resumes_where_it_stopped(stage0: Run, common: list[str], tiny_policy: Path) -> None:

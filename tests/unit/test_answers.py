@@ -108,6 +108,8 @@ def test_a_line_of_the_predictions(tmp_path: Path) -> None:
     }
     assert list(first["votes"]) == ["b", "a"]
     assert (second["answer"], second["probability"], second["rationale"]) == (None, None, None)
+    write_predictions(out, [question(0), question(1)], samples[:3])
+    assert [(row["answer"], row["samples"]) for row in lines(out)] == [("b", 3), (None, 0)]
     write_predictions(out, [question()], [sample(0, "a"), sample(1, "b")])
     assert lines(out)[0]["votes"] == {"a": {"count": 1}, "b": {"count": 1}}
     assert (lines(out)[0]["basis"], lines(out)[0]["probability"]) == ("vote share", 0.5)

@@ -11,7 +11,7 @@ import pytest
 import tempo_verl
 
 PACKAGE = Path(tempo_verl.__file__).parent
-CLASSES = {"TempoTrainer": "tempo_trainer.py", "OfficialRound": "official_round.py"}
+CLASSES = {"TempoTrainer": "tempo_trainer.py", "OfficialRound": "official_round.py", "Predictions": "predict.py"}
 
 
 def methods_of(tree: ast.Module, name: str) -> dict[str, ast.FunctionDef]:
@@ -46,7 +46,7 @@ def reachable(methods: dict[str, ast.FunctionDef], start: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("phase", ["_rollout", "_e_step", "_m_step", "_labeled_step", "_official_step"])
+@pytest.mark.parametrize("phase", ["_rollout", "_e_step", "_m_step", "_labeled_step", "_official_step", "_predict"])
 def test_no_training_phase_comes_to_the_store(methods: dict[str, ast.FunctionDef], phase: str) -> None:
     within = reachable(methods, phase)
     assert len(within) > 3

@@ -334,6 +334,106 @@ def test_another_trainer(run: Run) -> None:
     run.is_refused("trainer.v1.trainer_mode=sync", "must be tempo")
 
 
+# ---------------------------------------------------------------------- checkpoints
+
+
+def choosing(run: Run, tmp_path: Path, keep: str = "best") -> Path:
+    """``run`` keeps the best checkpoint in a folder of its own, which is returned."""
+    run["tempo.checkpoint.keep"], run["trainer.test_freq"] = keep, 1
+    run["trainer.default_local_dir"] = str(tmp_path / "checkpoints")
+    return tmp_path / "checkpoints"
+
+
+def saved(folder: Path, *rounds: int) -> None:
+    """verl's traces of checkpoints of these rounds."""
+    for number in rounds:
+        (folder / f"global_step_{number}").mkdir(parents=True)
+    (folder / "latest_checkpointed_iteration.txt").write_text(str(rounds[-1]))
+
+
+@pytest.mark.parametrize("keep", ["last", "best", "both"])
+def test_checkpoints_can_be_kept_selectively(run: Run, keep: str, tmp_path: Path) -> None:
+    choosing(run, tmp_path, keep)
+    check(run.config)
+
+
+@pytest.mark.parametrize("keep", ["last", "best", "both"])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("trainer.max_actor_ckpt_to_keep", 2),
+        ("trainer.max_critic_ckpt_to_keep", 2),
+        ("trainer.del_local_ckpt_after_load", True),
+        ("trainer.default_hdfs_dir", "hdfs://checkpoints"),
+        ("actor_rollout_ref.actor.checkpoint.async_save", True),
+        ("critic.checkpoint.async_save", True),
+    ],
+)
+def test_only_one_may_remove_checkpoints(run: Run, keep: str, field: str, value: Any, tmp_path: Path) -> None:
+    choosing(run, tmp_path, keep)
+    run[field] = value
+    run.is_refused(f"{field}={value} does not go with tempo.checkpoint.keep={keep}", "leave it at", "or set keep=all")
+    run["tempo.checkpoint.keep"] = "all"
+    check(run.config)
+
+
+def test_verls_old_name_for_keeping_one_checkpoint(compose) -> None:
+    Run(compose(["+trainer.remove_previous_ckpt_in_save=true", "tempo.checkpoint.keep=last"])).is_refused(
+        "trainer.remove_previous_ckpt_in_save=True does not go with tempo.checkpoint.keep=last"
+    )
+
+
+@pytest.mark.parametrize("keep", ["best", "both"])
+def test_the_best_is_found_by_validation(run: Run, keep: str, tmp_path: Path) -> None:
+    choosing(run, tmp_path, keep)
+    run["trainer.test_freq"] = -1
+    run.is_refused("trainer.test_freq=-1", f"tempo.checkpoint.keep={keep} goes by the accuracy in validation")
+    run["tempo.checkpoint.keep"] = "last"
+    check(run.config)
+
+
+@pytest.mark.parametrize("named", ["running_sums/unlabeled", ["running_sums/heldout", "running_sums/unlabeled"]])
+def test_answers_of_unlabeled_questions_must_not_choose_a_checkpoint(
+    run: Run, named: str | list[str], tmp_path: Path
+) -> None:
+    choosing(run, tmp_path)
+    run["tempo.checkpoint.validation"] = named
+    run.is_refused("tempo.checkpoint.validation=running_sums/unlabeled", "first: row 0", "name another data source")
+
+
+def test_no_data_source_is_left_to_choose_by(run: Run, tmp_path: Path) -> None:
+    choosing(run, tmp_path)
+    run["data.val_files"] = run.config.tempo.unlabeled.files
+    run.is_refused("tempo.checkpoint.validation", "no data source of data.val_files is left", "running_sums/unlabeled")
+
+
+def test_an_unknown_data_source_to_choose_by(run: Run, tmp_path: Path) -> None:
+    choosing(run, tmp_path)
+    run["tempo.checkpoint.validation"] = "aime"
+    run.is_refused("tempo.checkpoint.validation=aime", "choose from running_sums/unlabeled, running_sums/heldout")
+
+
+@pytest.mark.parametrize("mode", ["disable", "resume_path"])
+def test_checkpoints_that_a_run_does_not_go_on_from(run: Run, mode: str, tmp_path: Path) -> None:
+    folder = choosing(run, tmp_path, "last")
+    run["trainer.resume_mode"] = mode
+    check(run.config)
+    saved(folder, 3)
+    run.is_refused(f"trainer.resume_mode={mode}", folder, "tempo.checkpoint.keep=last would remove")
+    run["trainer.val_only"] = True  # removes nothing
+    check(run.config)
+
+
+def test_a_best_checkpoint_of_other_data_sources(run: Run, tmp_path: Path) -> None:
+    folder = choosing(run, tmp_path)
+    saved(folder, 3)
+    best = {"round": 3, "accuracy": 0.5, "data_sources": ["aime"]}
+    (folder / "best.json").write_text(json.dumps(best))
+    run.is_refused(folder / "best.json", "chosen by aime", "would choose by running_sums/heldout")
+    (folder / "best.json").write_text(json.dumps(best | {"data_sources": ["running_sums/heldout"]}))
+    check(run.config)
+
+
 # ---------------------------------------------------------------------- models
 
 

@@ -169,6 +169,7 @@ def test_a_stage_passes_the_checks(name: str, stage: str, composed: Callable[...
         assert config.tempo.unlabeled.batch_size * rollout.n == prompts // 2 * 8
         assert actor.ppo_mini_batch_size * rollout.n == prompts // 4 * 8
         assert (actor.policy_loss.loss_mode, actor.clip_ratio_low, actor.clip_ratio_high) == ("gspo", 3e-4, 5e-4)
+        assert config.tempo.predictions.n == (4 if domain == "general" else 16)
     if stage in D_L + D_L_AND_D_U:
         assert _names(config.tempo.labeled.files) == labeled
     else:
@@ -283,6 +284,8 @@ def test_costs_are_those_of_the_settings(name: str, cost: ModuleType, composed: 
     assert config.data.max_prompt_length + config.data.max_response_length == rollout.max_model_len == cost.LONGEST
     assert rollout.gpu_memory_utilization == cost.VLLM_SHARE
     assert cost.Recipe(name).half == config.tempo.unlabeled.batch_size * rollout.n
+    assert cost.Recipe(name).predictions_n == config.tempo.predictions.n
+    assert config.tempo.predictions.labeled == cost.CALIBRATED
     assert cost.Recipe(name).tensor_parallel == rollout.tensor_model_parallel_size
     assert actor.fsdp_config.model_dtype == "fp32"
     assert actor.fsdp_config.param_offload and actor.fsdp_config.optimizer_offload and config.critic.fsdp.param_offload
@@ -331,6 +334,8 @@ def test_costs_worked_by_hand(cost: ModuleType) -> None:
     assert recipe.state == pytest.approx(16 * 8.19e9 / 16, rel=1e-3)
     # 55 sequences of 0.64 GB and 16.4 GB of weights, all read once a token at half of 3.35 TB/s
     assert recipe.throughput() == pytest.approx(55 / ((16.4e9 + 55 * 0.6417e9) / 1.675e12), rel=2e-3)
+    assert recipe.predictions("tempo") == recipe.generation((160 + 128) * 16)
+    assert (recipe.predictions("ttrl"), recipe.predictions("ppo")) == (recipe.generation(160 * 16), 0.0)
     assert recipe.generation(1000) == pytest.approx(1000 * 8192 / recipe.throughput() / 3600)
 
 

@@ -162,7 +162,7 @@ def run_single(tokenizer, data: DataProto) -> dict[str, Any]:
 def test_a_labeled_row_is_scored(tokenizer, response: str, correct: float, answer: str) -> None:
     result = run_single(tokenizer, rollout(tokenizer, response, {"style": SUMS, "ground_truth": "5"}))
     info = {"acc": correct, "pred": answer, "format": float(answer != ""), "verifier_error": "", "style": SUMS}
-    assert result == {"reward_score": correct, "reward_extra_info": info}
+    assert result == {"reward_score": correct, "reward_extra_info": info | {"data_source": "test"}}
 
 
 def test_a_truth_that_is_a_number_is_read_as_text(tokenizer) -> None:
@@ -174,6 +174,7 @@ def test_a_truth_that_is_a_number_is_read_as_text(tokenizer) -> None:
 def test_of_an_unlabeled_row_only_the_answer_is_read_out(tokenizer, response: str, answer: str) -> None:
     result = run_single(tokenizer, rollout(tokenizer, response, {"style": SUMS, "ground_truth": None}))
     info = {"pred": answer, "format": float(answer != ""), "verifier_error": "", "style": SUMS}
+    info["data_source"] = "test"
     assert result == {"reward_score": 0.0, "reward_extra_info": info}  # no "acc": nothing is known
 
 
@@ -217,4 +218,4 @@ def test_an_answer_that_never_finishes_is_wrong_and_told(compose, tokenizer) -> 
     assert result["reward_score"] == 0.0
     info = result["reward_extra_info"]
     assert info.pop("verifier_error") == "timeout: tempo_verl.rewards.mathematics:judge took longer than 0.5 s"
-    assert info == {"acc": 0.0, "pred": "9^{9^{9}}", "format": 1.0, "style": "math"}
+    assert info == {"acc": 0.0, "pred": "9^{9^{9}}", "format": 1.0, "style": "math", "data_source": "test"}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from tempo_verl.errors import UserError
-from tempo_verl.trainer.settings import CalibrationSettings, Round, TempoSettings, plan_round
+from tempo_verl.trainer.settings import CalibrationSettings, CheckpointSettings, Round, TempoSettings, plan_round
 
 BOTH, E_STEP, M_STEP = Round(True, True), Round(True, False), Round(False, True)
 
@@ -64,6 +64,16 @@ def test_values_are_converted_to_their_types() -> None:
     assert settings.unlabeled.shuffle is False
 
 
+def test_every_checkpoint_is_kept_by_default() -> None:
+    assert TempoSettings.from_config(section()).checkpoint == CheckpointSettings(keep="all", validation=None)
+
+
+@pytest.mark.parametrize("validation", ["aime", ["aime", "math"]])
+def test_one_or_several_data_sources_choose_the_best(validation: str | list[str]) -> None:
+    settings = TempoSettings.from_config(section(checkpoint__keep="best", checkpoint__validation=validation))
+    assert settings.checkpoint == CheckpointSettings(keep="best", validation=validation)
+
+
 def test_the_value_range_can_be_turned_off() -> None:
     assert TempoSettings.from_config(section(value_range=None)).value_range is None
 
@@ -105,6 +115,9 @@ def test_shaping_is_off_until_it_is_configured(changes: dict[str, float], config
         ("unlabeled.batch_size", 0, "tempo.unlabeled.batch_size=0 must be at least 1"),
         ("unlabeled.repeat", 0, "tempo.unlabeled.repeat=0 must be at least 1"),
         ("unlabeled.focus", -0.1, "tempo.unlabeled.focus=-0.1 must be at least 0"),
+        ("predictions.n", 0, "tempo.predictions.n=0 must be at least 1"),
+        ("predictions.labeled", -1, "tempo.predictions.labeled=-1 must be at least 0"),
+        ("predictions.n", "all", "tempo.predictions.n: Value 'all'"),
         ("unlabeled.focus", 1, "tempo.unlabeled.focus=1.0 must be less than 1"),
         ("shaping.overlong_buffer", -1, "tempo.shaping.overlong_buffer=-1 must be at least 0"),
         ("verifier.timeout", 0, "tempo.verifier.timeout=0.0 must be more than 0 seconds"),
@@ -113,6 +126,8 @@ def test_shaping_is_off_until_it_is_configured(changes: dict[str, float], config
         ("calibration.interval", -1, "tempo.calibration.interval=-1 must be at least 0"),
         ("calibration.gate.window", 0, "tempo.calibration.gate.window=0 must be at least 1"),
         ("ttrl.n_votes", 8, "tempo.ttrl.n_votes=8 must be at least 32"),
+        ("checkpoint.keep", "some", "tempo.checkpoint.keep=some is unknown; choose one of all, last, best, both"),
+        ("checkpoint.every", 2, "tempo.checkpoint.every: Key 'every'"),
         ("advantage", "gae", "tempo.advantage=gae is unknown; choose one of baseline, group"),
         ("official.advantage", "gae", "tempo.official.advantage=gae is unknown; choose one of em_token, em"),
         ("alarms.stop", ["auroc", "rain"], "tempo.alarms.stop=rain is unknown; choose one of auroc, gap, entropy"),

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from verl.trainer.ppo.utils import create_rl_dataset
 
 from tempo_verl.data.monitor import MonitorStore, oracle_metrics
-from tempo_verl.data.streams import UNLABELED_FIELDS, Answer, Stream, Streams, WithoutAnswers, row_of
+from tempo_verl.data.streams import UNLABELED_FIELDS, Answer, Stream, Streams, WithoutAnswers, batch_of, row_of
 from tempo_verl.errors import UserError
 
 ROWS = 16
@@ -259,6 +259,7 @@ def leaky(tmp_path_factory: pytest.TempPathFactory, data_config, tokenizer) -> W
         "label": int(SECRET),
         "extra_info": {
             "index": 7,
+            "id": "q-7",
             "answer": SECRET,
             "solution": SECRET,
             "split": "test",
@@ -286,6 +287,19 @@ def test_what_an_unlabeled_row_carries_on(leaky: WithoutAnswers, questions: Data
     assert row["reward_model"] == {"style": EXACT, "ground_truth": None}  # the style, for reading answers out
     assert row["extra_info"] == {"index": 7}
     assert len(WithoutAnswers(questions)) == ROWS
+
+
+def test_any_rows_can_be_asked_for(leaky: WithoutAnswers) -> None:
+    batch = batch_of(leaky, [1, 0], ["a-1", "a-0"])
+    assert batch["uid"].tolist() == ["a-1", "a-0"]
+    assert batch["raw_prompt"][0] == [{"role": "user", "content": "1+2="}]
+    assert SECRET not in json.dumps({name: np.asarray(value).tolist() for name, value in batch.items()})
+
+
+def test_a_row_for_a_result_has_its_id_and_no_answer(leaky: WithoutAnswers, questions: Dataset) -> None:
+    assert leaky.named(1)["extra_info"] == {"index": 7, "id": "q-7"}
+    assert SECRET not in json.dumps(leaky.named(1), default=str)
+    assert WithoutAnswers(questions).named(0)["extra_info"]["id"] is None
 
 
 def test_the_file_itself_is_not_touched(questions: Dataset) -> None:

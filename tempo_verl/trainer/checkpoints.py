@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which checkpoints of a run stay on disk: verl's folders ``global_step_N``, and the files that name the newest and
+the best of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from tempo_verl.errors import UserError
+
+KEEP = ("all", "last", "best", "both")
+
+
+@dataclass(frozen=True)
+class Best:
+    """The round with the highest validation accuracy so far: the mean over ``data_sources``, in [0, 1]."""
+
+    round: int
+    accuracy: float
+    data_sources: list[str]
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints in ``folder`` (verl's ``trainer.default_local_dir``); ``keep`` is ``tempo.checkpoint.keep``."""
+
+    folder: Path
+    keep: str = "all"
+
+    @classmethod
+    def from_config(cls, config: DictConfig) -> Checkpoints:
+        """A run that only validates (``trainer.val_only``) leaves the folder as it is."""
+        keep = "all" if config.trainer.val_only else config.tempo.checkpoint.keep
+        return cls(Path(config.trainer.default_local_dir), keep)
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether validation has a say."""
+        return self.keep in ("best", "both")
+
+    def path(self, number: int) -> Path:
+        """Folder of the checkpoint of a round, whether it is there or not."""
+        return self.folder / f"global_step_{number}"
+
+    def rounds(self) -> set[int]:
+        """Rounds that have a folder; that of an interrupted save is among them."""
+        found = (re.fullmatch(r"global_step_(\d+)", path.name) for path in self.folder.glob("global_step_*"))
+        return {int(match[1]) for match in found if match}
+
+    def latest(self) -> int | None:
+        """The round whose checkpoint was the last to be complete: verl writes this file after it, and resumes there."""
+        return int(self._tracker.read_text()) if self._tracker.is_file() else None
+
+    def best(self) -> Best | None:
+        """The best round so far, None before the first one is chosen."""
+        return Best(**json.loads(self._best.read_text())) if self._best.is_file() else None
+
+    def is_complete(self, number: int) -> bool:
+        """Whether the checkpoint of a round that was just trained or resumed is there."""
+        return self.latest() == number and self.path(number).is_dir()
+
+    def is_better(self, number: int, accuracy: float) -> bool:
+        """Whether a round beats the best one: an equal does not, nor does the best itself validated once more."""
+        best = self.best()
+        return best is None or (number != best.round and accuracy > best.accuracy)
+
+    def set_best(self, best: Best) -> None:
+        """Name the best round; what was the best until now may go."""
+        _write(self._best, json.dumps(asdict(best), indent=2))
+        self.prune()
+
+    def prune(self) -> None:
+        """Remove every checkpoint but the newest and, where ``keep`` says so, the best."""
+        if self.keep == "all":
+            return
+        kept, best = {self.latest()}, self.best()
+        if self.keeps_best and best is not None:
+            kept.add(best.round)
+        for number in self.rounds() - kept:
+            shutil.rmtree(self.path(number))
+
+    def finish(self) -> None:
+        """At the end of a run: of ``keep=best`` only the best one remains, and is the one to resume and to export."""
+        best = self.best()
+        if self.keep == "best" and best is not None:
+            _write(self._tracker, str(best.round))
+            self.prune()
+
+    def check_start(self, resume_mode: str, data_sources: list[str]) -> None:
+        """Look before a run starts whether it could lose or mistake what an earlier run left in the folder.
+
+        Args:
+            resume_mode: verl's ``trainer.resume_mode``.
+            data_sources: by whose accuracy this run chooses the best; empty if it chooses none.
+
+        Raises:
+            UserError: checkpoints that the run does not go on from, or a best one that is not among its own or was
+                chosen by other data sources.
+        """
+        if self.keep == "all":
+            return
+        if resume_mode != "auto" and self.rounds():
+            raise UserError(
+                f"trainer.resume_mode={resume_mode}: {self.folder} holds checkpoints, which tempo.checkpoint.keep="
+                f"{self.keep} would remove; go on from them with resume_mode=auto, or name another "
+                "trainer.default_local_dir"
+            )
+        best = self.best()
+        if not self.keeps_best or best is None:
+            return
+        latest = self.latest()
+        if best.round not in self.rounds() or latest is None or latest < best.round:
+            raise UserError(
+                f"{self._best}: the checkpoint of round {best.round} is not there, or later than the one a run goes on "
+                "from; put it back, or remove this file"
+            )
+        if sorted(best.data_sources) != sorted(data_sources):
+            raise UserError(
+                f"{self._best}: round {best.round} was chosen by {', '.join(best.data_sources)}, this run would choose "
+                f"by {', '.join(data_sources)}; set tempo.checkpoint.validation to the former, or remove this file"
+            )
+
+    @property
+    def _tracker(self) -> Path:
+        return self.folder / "latest_checkpointed_iteration.txt"
+
+    @property
+    def _best(self) -> Path:
+        return self.folder / "best.json"
+
+
+def _write(path: Path, text: str) -> None:
+    """Whoever reads the file finds the old text or the new one, even after a crash."""
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(text)
+    os.replace(new, path)

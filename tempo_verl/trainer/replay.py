@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Labelled rollouts of earlier rounds, from which an E-step learns again.
+
+One round's labelled samples are few against the distance that the policy moves; the critic then judges by what is
+quickly learnt, and the policy learns to deceive it. Their answers are known, so they can be learnt from more than once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+from transfer_queue import KVBatchMeta
+
+from tempo_verl.trainer.queue import Samples, concatenate
+
+PARTITION = "replay"
+
+
+class Replay:
+    """The labelled samples of the last rounds, kept in a partition of their own in the queue.
+
+    A resumed run begins with none.
+
+    Args:
+        window: calibrating rounds to keep.
+        seed: of the draws.
+    """
+
+    def __init__(self, window: int, seed: int):
+        self._window, self._seed = window, seed
+        self._rounds: deque[Samples] = deque()
+
+    def join(self, fresh: Samples, count: int, multiple: int, number: int) -> KVBatchMeta:
+        """Keep a round's samples, and put earlier ones, drawn at random without replacement, behind them.
+
+        Args:
+            fresh: samples of this round, with the critic's targets.
+            count: earlier ones to draw; fewer where there are not as many yet.
+            multiple: their number is a multiple of it.
+            number: of the round.
+        """
+        while len(self._rounds) > self._window:
+            self._rounds.popleft().clear()
+        rows = [
+            (key, tag)
+            for samples in self._rounds
+            for key, tag, real in zip(samples.meta.keys, samples.meta.tags, samples.real, strict=True)
+            if real
+        ]
+        count = min(count, len(rows)) // multiple * multiple
+        drawn = np.random.default_rng([self._seed, number]).choice(len(rows), count, replace=False) if count else []
+        kept = fresh.copy_to(PARTITION)
+        self._rounds.append(kept)
+        earlier = KVBatchMeta(
+            partition_id=PARTITION, keys=[rows[row][0] for row in drawn], tags=[rows[row][1] for row in drawn]
+        )
+        return concatenate(kept.meta, earlier)

@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which folders remain after saves and validations in any order, and what a run goes on from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tempo_verl.data.validation import Questions, judging_sources
+from tempo_verl.errors import UserError
+from tempo_verl.launch import Run
+from tempo_verl.trainer.checkpoints import Best, Checkpoints
+from tempo_verl.trainer.metrics import validation_accuracy, validation_metrics
+
+SOURCES = ["aime", "math"]
+
+
+class Training:
+    """What verl and the trainer do to the folder of a run, without training."""
+
+    def __init__(self, folder: Path, keep: str):
+        self.checkpoints = Checkpoints(folder, keep)
+
+    def save(self, number: int) -> None:
+        for role in ("actor", "critic"):
+            weights = self.checkpoints.path(number) / role / "huggingface"
+            weights.mkdir(parents=True, exist_ok=True)
+            (weights / "model.safetensors").write_text(str(number))
+        (self.checkpoints.folder / "latest_checkpointed_iteration.txt").write_text(str(number))
+        self.checkpoints.prune()
+
+    def validate(self, number: int, accuracy: float) -> None:
+        if self.checkpoints.is_better(number, accuracy):
+            if not self.checkpoints.is_complete(number):
+                self.save(number)
+            self.checkpoints.set_best(Best(number, accuracy, SOURCES))
+
+    def rounds(self) -> list[int]:
+        return sorted(self.checkpoints.rounds())
+
+
+def start(tmp_path: Path, keep: str) -> Training:
+    (tmp_path / "checkpoints").mkdir(exist_ok=True)
+    return Training(tmp_path / "checkpoints", keep)
+
+
+# ---------------------------------------------------------------------- what remains
+
+
+def test_all_keeps_what_verl_saves(tmp_path: Path) -> None:
+    run = start(tmp_path, "all")
+    for number in (1, 2, 3):
+        run.save(number)
+    run.checkpoints.finish()
+    assert run.rounds() == [1, 2, 3]
+
+
+def test_last_keeps_the_newest(tmp_path: Path) -> None:
+    run = start(tmp_path, "last")
+    for number in (9, 10, 11):
+        run.save(number)
+        assert run.rounds() == [number]
+    run.checkpoints.finish()
+    assert run.rounds() == [11]
+    assert run.checkpoints.latest() == 11
+
+
+@pytest.mark.parametrize(("keep", "remain"), [("best", [2]), ("both", [2, 4])])
+def test_the_best_outlives_the_newest(tmp_path: Path, keep: str, remain: list[int]) -> None:
+    run = start(tmp_path, keep)
+    seen = []
+    for number, accuracy in enumerate([0.1, 0.5, 0.3, 0.4], start=1):
+        run.save(number)
+        run.validate(number, accuracy)
+        seen.append(run.rounds())
+    assert seen == [[1], [2], [2, 3], [2, 4]]  # while the run goes on it can be resumed at its newest
+    assert run.checkpoints.latest() == 4
+    run.checkpoints.finish()
+    assert run.rounds() == remain
+    assert run.checkpoints.latest() == remain[-1]
+    assert run.checkpoints.best() == Best(2, 0.5, SOURCES)
+
+
+def test_a_better_round_is_saved_out_of_turn(tmp_path: Path) -> None:
+    run = start(tmp_path, "both")
+    run.validate(0, 0.2)
+    run.validate(5, 0.1)
+    assert run.rounds() == [0]
+    run.validate(10, 0.3)
+    assert run.rounds() == [10]
+    assert run.checkpoints.latest() == 10
+    run.save(20)
+    run.validate(20, 0.2)
+    assert run.rounds() == [10, 20]
+
+
+def test_nothing_better_than_the_start_is_an_outcome(tmp_path: Path) -> None:
+    run = start(tmp_path, "best")
+    for number, accuracy in enumerate([0.5, 0.5, 0.4]):
+        if number:
+            run.save(number)
+        run.validate(number, accuracy)
+    run.checkpoints.finish()
+    assert run.rounds() == [0]  # the earliest of equals
+    assert run.checkpoints.latest() == 0
+
+
+def test_a_second_validation_does_not_improve_the_best(tmp_path: Path) -> None:
+    run = start(tmp_path, "best")
+    run.validate(4, 0.5)
+    run.validate(4, 0.6)  # resumed with trainer.val_before_train=true: the same weights, other samples
+    assert run.checkpoints.best() == Best(4, 0.5, SOURCES)
+
+
+def test_the_best_is_known_again_after_an_interruption(tmp_path: Path) -> None:
+    run = start(tmp_path, "best")
+    run.validate(2, 0.5)
+    run.save(4)
+    (run.checkpoints.path(6) / "actor").mkdir(parents=True)  # killed while round 6 was saved
+
+    resumed = start(tmp_path, "best")
+    resumed.checkpoints.check_start("auto", SOURCES)
+    assert resumed.checkpoints.latest() == 4
+    assert not resumed.checkpoints.is_complete(6)
+    resumed.validate(5, 0.4)
+    assert resumed.rounds() == [2, 4, 6]
+    resumed.save(8)
+    assert resumed.rounds() == [2, 8]
+    resumed.checkpoints.finish()
+    assert resumed.rounds() == [2]
+
+
+def test_other_files_stay(tmp_path: Path) -> None:
+    run = start(tmp_path, "last")
+    others = ["global_step_1.tar", "my_global_step_1", "global_step_", "notes.txt"]
+    for name in others:
+        (run.checkpoints.folder / name).touch()
+    run.save(1)
+    run.save(2)
+    assert {path.name for path in run.checkpoints.folder.iterdir()} == {
+        *others, "global_step_2", "latest_checkpointed_iteration.txt",
+    }  # fmt: skip
+
+
+def test_the_best_is_told_in_a_file(tmp_path: Path) -> None:
+    run = start(tmp_path, "both")
+    run.validate(3, 0.25)
+    assert json.loads((run.checkpoints.folder / "best.json").read_text()) == {
+        "round": 3, "accuracy": 0.25, "data_sources": SOURCES,
+    }  # fmt: skip
+    assert not list(run.checkpoints.folder.glob("*.new"))
+
+
+# ---------------------------------------------------------------------- starting
+
+
+def refused(run: Training, mode: str = "auto") -> str:
+    with pytest.raises(UserError) as caught:
+        run.checkpoints.check_start(mode, SOURCES)
+    message = str(caught.value)
+    assert message.splitlines() == [message]
+    return message
+
+
+@pytest.mark.parametrize("keep", ["last", "best", "both"])
+@pytest.mark.parametrize("mode", ["auto", "disable", "resume_path"])
+def test_an_empty_folder_is_always_right(tmp_path: Path, keep: str, mode: str) -> None:
+    run = Training(tmp_path / "nowhere", keep)
+    run.checkpoints.check_start(mode, SOURCES)
+    assert not run.checkpoints.folder.exists()
+
+
+def test_a_finished_run_may_go_on(tmp_path: Path) -> None:
+    run = start(tmp_path, "best")
+    run.validate(1, 0.5)
+    run.save(2)
+    run.checkpoints.finish()
+    run.checkpoints.check_start("auto", list(reversed(SOURCES)))
+    assert run.rounds() == [1]
+
+
+def test_a_new_start_beside_old_checkpoints_is_refused(tmp_path: Path) -> None:
+    run = start(tmp_path, "last")
+    run.save(1)
+    assert "trainer.resume_mode=disable" in refused(run, "disable")
+    start(tmp_path, "all").checkpoints.check_start("disable", [])
+    assert run.rounds() == [1]
+
+
+@pytest.mark.parametrize("latest", [None, 2])
+def test_a_best_round_that_a_run_does_not_come_from_is_refused(tmp_path: Path, latest: int | None) -> None:
+    run = start(tmp_path, "best")
+    run.validate(4, 0.5)
+    tracker = run.checkpoints.folder / "latest_checkpointed_iteration.txt"
+    tracker.unlink() if latest is None else tracker.write_text(str(latest))
+    assert "round 4 is not there, or later" in refused(run)
+
+
+def test_a_best_checkpoint_that_is_gone_is_refused(tmp_path: Path) -> None:
+    run = start(tmp_path, "best")
+    run.validate(4, 0.5)
+    start(tmp_path, "last").save(6)  # keeps no best
+    assert "round 4 is not there" in refused(run)
+    (run.checkpoints.folder / "best.json").unlink()
+    run.checkpoints.check_start("auto", SOURCES)
+
+
+# ---------------------------------------------------------------------- what a run exports
+
+
+def test_the_newest_and_the_best_are_exported(tmp_path: Path) -> None:
+    run, exported = start(tmp_path, "both"), Run(tmp_path).exported
+    with pytest.raises(UserError, match=r"no checkpoint saved yet; run with trainer\.save_freq > 0"):
+        exported("actor")
+    run.save(1)
+    with pytest.raises(UserError, match=r"no best checkpoint kept; run with tempo\.checkpoint\.keep=best"):
+        exported("actor", which="best")
+    run.validate(1, 0.5)
+    run.save(2)
+    run.validate(2, 0.4)
+    assert (exported("actor") / "model.safetensors").read_text() == "2"
+    assert (exported("critic", which="best") / "model.safetensors").read_text() == "1"
+    Checkpoints(run.checkpoints.folder, "last").prune()
+    with pytest.raises(UserError, match="no best checkpoint kept"):
+        exported("actor", which="best")
+
+
+# ---------------------------------------------------------------------- what is best
+
+
+def questions(**prompts: list[str]) -> Questions:
+    rows = [(source, prompt) for source, texts in prompts.items() for prompt in texts]
+    texts, hashes = [prompt for _, prompt in rows], [f"hash of {prompt}" for _, prompt in rows]
+    return Questions("files", texts, hashes, [source for source, _ in rows], frozenset())
+
+
+VALIDATION = questions(aime=["What is 1 + 1?"], math=["What is 2?", "And 3?"], own=["Why?"])
+
+
+def test_by_default_every_data_source_without_a_question_of_d_u_chooses() -> None:
+    assert judging_sources(VALIDATION, None, None) == ["aime", "math", "own"]
+    assert judging_sources(VALIDATION, questions(u=["Something else"]), None) == ["aime", "math", "own"]
+    assert judging_sources(VALIDATION, questions(u=["and  3 ?"]), None) == ["aime", "own"]
+    assert judging_sources(VALIDATION, questions(u=["Why?", "what is 1+1?"]), []) == ["math"]
+
+
+def test_named_data_sources_choose() -> None:
+    unlabeled = questions(u=["And 3?"])
+    assert judging_sources(VALIDATION, unlabeled, "own") == ["own"]
+    assert judging_sources(VALIDATION, unlabeled, ["own", "aime", "own"]) == ["own", "aime"]
+
+
+def test_a_question_of_d_u_in_another_template_is_one() -> None:
+    unlabeled = Questions("files", ["Solve: And 3? Think."], ["hash of And 3?"], ["u"], frozenset())
+    assert judging_sources(VALIDATION, unlabeled, None) == ["aime", "own"]
+    with pytest.raises(UserError, match=r"validation=math has a question .* \(first: row 2 .*'And 3\?'\)"):
+        judging_sources(VALIDATION, unlabeled, ["math", "own"])
+
+
+@pytest.mark.parametrize(
+    ("unlabeled", "named", "told"),
+    [
+        (["Why?"], "mine", "validation=mine is no data source of files; choose from aime, math, own"),
+        (["Why?"], 5, "validation=5 is no data source"),
+        (["Why?", "And 3?", "What is 1 + 1?"], None, "no data source of data.val_files is left"),
+    ],
+)
+def test_nothing_to_choose_by(unlabeled: list[str], named: object, told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        judging_sources(VALIDATION, questions(u=unlabeled), named)
+    assert told in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_the_accuracy_is_the_mean_over_data_sources() -> None:
+    metrics = validation_metrics(
+        ["aime"] * 2 + ["math"] * 4 + ["aime/2"] * 2,
+        ["a", "a", "b", "b", "c", "c", "d", "d"],
+        [1, 0, 1, 1, 1, 0, 0, 0],
+        [None] * 8,
+        {},
+    )
+    assert validation_accuracy(metrics, ["aime"]) == metrics["val-core/aime/acc/mean@2"] == 0.5
+    assert validation_accuracy(metrics, ["aime", "math"]) == (0.5 + 0.75) / 2
+    with pytest.raises(UserError, match="no question of data source gpqa was validated"):
+        validation_accuracy(metrics, ["aime", "gpqa"])
