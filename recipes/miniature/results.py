@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a miniature measured: ``metrics.csv`` from the run folders; the table, the claims and the figures from that.
+
+    python recipes/miniature/results.py recipes/miniature/results      # the tables of the committed metrics
+
+All shares are fractions in [0, 1]. Accuracies on D_U are for monitoring; no method but ``oracle`` sees them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+SET_MEASURES = {
+    "accuracy": ("unlabeled", "avg@"),
+    "pass@8": ("unlabeled", "pass@8"),
+    "distinct": ("unlabeled", "distinct answers"),
+    "heldout": ("heldout", "avg@"),
+}
+# Logged in every round; a validation round has their mean over the rounds since the one before.
+ROUND_MEASURES = {
+    "auroc_unlabeled": "tempo/oracle/auroc",
+    "auroc_labeled": "tempo/labeled/auroc",
+    "gap_labeled": "tempo/labeled/gap",
+}
+COLUMNS = ["seed", "method", "round", *SET_MEASURES, *ROUND_MEASURES]
+DIGITS = 4
+
+
+# ------------------------------------------------------------------------------------------------ from the run folders
+
+
+def collect(out: Path, seeds: Sequence[int], methods: Sequence[str]) -> pd.DataFrame:
+    """One row for each seed, method and validation; round 0 is the end of stage 0, where every method starts."""
+    rows: list[dict] = []
+    for seed in seeds:
+        start = list(_rows(out / f"seed_{seed}" / "stage0"))[-1] | {"round": 0}
+        for method in methods:
+            found = [start, *_rows(out / f"seed_{seed}" / method)]
+            rows += [{"seed": seed, "method": method} | row for row in found]
+    return pd.DataFrame(rows, columns=COLUMNS).round(DIGITS)
+
+
+def _rows(folder: Path) -> Iterator[dict]:
+    from tempo_verl.report.data import read_run
+    from tempo_verl.report.validation import set_scores
+
+    run = read_run(folder)
+    scores = set_scores(run)
+    before = 0
+    for step in scores["unlabeled"]:
+        row: dict = {"round": step}
+        for column, (name, measure) in SET_MEASURES.items():
+            row[column] = next(value for key, value in scores[name][step].items() if key.startswith(measure))
+        for column, metric in ROUND_MEASURES.items():
+            values = [value for at, value in zip(*run.series("tempo", metric), strict=True) if before < at <= step]
+            row[column] = float(np.mean(values)) if values else None
+        before = step
+        yield row
+
+
+# ------------------------------------------------------------------------------------------------------ from the table
+
+
+def table(metrics: pd.DataFrame) -> str:
+    """Mean and sample standard deviation over the seeds at the last round, as a Markdown table."""
+    last = metrics[metrics["round"] == metrics["round"].max()]
+    start = metrics[(metrics["round"] == 0) & (metrics["method"] == metrics["method"].iloc[0])]
+    lines = [
+        "| | D_U avg@8 | D_U pass@8 | distinct answers in 8 | held-out avg@8 | AUROC of the reward on D_U | AUROC on D_L |",
+        "|---|---|---|---|---|---|---|",
+        _line("start (stage 0)", start),
+    ]
+    lines += [_line(f"`{method}`", last[last["method"] == method]) for method in metrics["method"].unique()]
+    seeds = ", ".join(map(str, metrics["seed"].unique()))
+    note = f"Round {metrics['round'].max()}; mean ± standard deviation over the seeds {seeds}."
+    return "\n".join([*lines, "", note])
+
+
+def _line(name: str, rows: pd.DataFrame) -> str:
+    cells = [
+        *(_cell(rows[column], percent=True) for column in ("accuracy", "pass@8")),
+        _cell(rows["distinct"], percent=False),
+        _cell(rows["heldout"], percent=True),
+        *(_cell(rows[column], percent=False) for column in ("auroc_unlabeled", "auroc_labeled")),
+    ]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def _cell(values: pd.Series, *, percent: bool) -> str:
+    values = values.dropna()
+    if values.empty:
+        return "–"
+    scale, digits, unit = (100, 1, " %") if percent else (1, 2, "")
+    spread = f" ± {scale * values.std():.{digits}f}" if len(values) > 1 else ""
+    return f"{scale * values.mean():.{digits}f}{spread}{unit}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A difference that a claim says is above ``least``, seed by seed."""
+
+    text: str
+    differences: np.ndarray
+    least: float = 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % confidence interval of the mean over seeds (Student's t)."""
+        mean = float(self.differences.mean())
+        half = float(stats.t.ppf(0.975, len(self.differences) - 1) * stats.sem(self.differences))
+        return mean - half, mean + half
+
+    @property
+    def verdict(self) -> str:
+        """What the interval says of the claim."""
+        low, high = self.interval
+        return "holds" if low > self.least else "does not hold" if high <= self.least else "undecided"
+
+
+def claims(metrics: pd.DataFrame) -> list[Claim]:
+    """The paper's claims as differences within each seed; those for which the methods and two seeds are there."""
+    if metrics["seed"].nunique() < 2:
+        return []
+    last = metrics["round"].max()
+
+    def at(method: str, column: str, number: int = last) -> pd.Series:
+        rows = metrics[(metrics["method"] == method) & (metrics["round"] == number)]
+        return rows.set_index("seed")[column]
+
+    def change(method: str, column: str) -> pd.Series:
+        return at(method, column) - at(method, column, 0)
+
+    present, found = set(metrics["method"]), []
+
+    def claim(text: str, needed: Sequence[str], difference, least: float = 0.0) -> None:
+        if present >= set(needed):
+            found.append(Claim(text, difference().to_numpy(dtype=float), least))
+
+    claim("TEMPO gains over its start", ["tempo"], lambda: change("tempo", "accuracy"))
+    for other in ("frozen_critic", "ttrl", "empo", "ppo", "grpo", "official", "random_reward"):
+        claim(
+            f"TEMPO ends above `{other}`",
+            ["tempo", other],
+            lambda other=other: at("tempo", "accuracy") - at(other, "accuracy"),
+        )
+    claim("`oracle` ends above TEMPO", ["tempo", "oracle"], lambda: at("oracle", "accuracy") - at("tempo", "accuracy"))
+    for other in ("ttrl", "empo"):
+        claim(f"`{other}` loses pass@8", [other], lambda other=other: -change(other, "pass@8"))
+        claim(f"`{other}` loses distinct answers", [other], lambda other=other: -change(other, "distinct"))
+    claim("TEMPO keeps pass@8 (change above -5 points)", ["tempo"], lambda: change("tempo", "pass@8"), -0.05)
+    claim(
+        "recalibration: AUROC on D_U ends above the frozen critic's",
+        ["tempo", "frozen_critic"],
+        lambda: at("tempo", "auroc_unlabeled") - at("frozen_critic", "auroc_unlabeled"),
+    )
+    first = metrics.loc[metrics["round"] > 0, "round"].min()
+    for column, where in (("auroc_labeled", "D_L"), ("auroc_unlabeled", "D_U")):
+        claim(
+            f"TEMPO holds AUROC on {where} (last against first rounds, above -0.05)",
+            ["tempo"],
+            lambda column=column: at("tempo", column) - at("tempo", column, first),
+            -0.05,
+        )
+    claim(
+        "TEMPO does not decay (last round against its best, above -5 points)",
+        ["tempo"],
+        lambda: at("tempo", "accuracy") - metrics[metrics["method"] == "tempo"].groupby("seed")["accuracy"].max(),
+        -0.05,
+    )
+    return found
+
+
+def claims_table(found: Sequence[Claim]) -> str:
+    """The claims as a Markdown table."""
+    lines = ["| claim | difference, 95 % interval over seeds | |", "|---|---|---|"]
+    for claim in found:
+        low, high = claim.interval
+        difference = f"{claim.differences.mean():+.3f} ({low:+.3f} to {high:+.3f})"
+        lines.append(f"| {claim.text} | {difference} | {claim.verdict} |")
+    return "\n".join(lines)
+
+
+def figures(metrics: pd.DataFrame, out: Path) -> list[Path]:
+    """The paper's three figures: accuracy; pass@8 and diversity; AUROC with and without recalibration."""
+    from matplotlib.figure import Figure
+
+    from tempo_verl.report.style import LIGHT
+
+    panels = {
+        "accuracy": [("accuracy", "accuracy on D_U (avg@8)"), ("heldout", "accuracy on held-out questions (avg@8)")],
+        "diversity": [("pass@8", "pass@8 on D_U"), ("distinct", "distinct answers in 8")],
+        "auroc": [("auroc_unlabeled", "AUROC of the critic on D_U"), ("auroc_labeled", "AUROC on fresh D_L rollouts")],
+    }
+    methods = list(metrics["method"].unique())
+    paths = []
+    for name, parts in panels.items():
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        for axis, (column, title) in zip(figure.subplots(1, 2), parts, strict=True):
+            for number, method in enumerate(methods):
+                rows = metrics[metrics["method"] == method].dropna(subset=[column])
+                if rows.empty:
+                    continue
+                over = rows.groupby("round")[column]
+                mean, deviation = over.mean(), over.std().fillna(0)
+                colour, line = LIGHT.groups[number % len(LIGHT.groups)], "--" if number >= len(LIGHT.groups) else "-"
+                axis.plot(mean.index, mean, line, color=colour, marker="o", markersize=3, label=method)
+                axis.fill_between(mean.index, mean - deviation, mean + deviation, color=colour, alpha=0.12, linewidth=0)
+            axis.set_title(title, fontsize=10)
+            axis.set_xlabel("round")
+            axis.spines[["top", "right"]].set_visible(False)
+        lines = {line.get_label(): line for axis in figure.axes for line in axis.get_lines()}
+        figure.legend(handles=lines.values(), loc="outside right center", fontsize=8, frameon=False)
+        paths.append(out / f"{name}.png")
+        figure.savefig(paths[-1], dpi=144)
+    return paths
+
+
+def write_tables(metrics: pd.DataFrame, out: Path) -> str:
+    """Write ``table.md``: the table and, from two seeds on, the claims. Returns the text."""
+    text = table(metrics)
+    if found := claims(metrics):
+        text += "\n\n" + claims_table(found)
+    (out / "table.md").write_text(text + "\n", encoding="utf-8")
+    return text
+
+
+def summarise(out: Path, seeds: Sequence[int], methods: Sequence[str]) -> list[str]:
+    """Make ``metrics.csv``, ``table.md``, the PNGs and ``report/`` from finished runs. Returns what to print."""
+    from tempo_verl.report import build_comparison
+
+    metrics = collect(out, seeds, methods)
+    metrics.to_csv(out / "metrics.csv", index=False)
+    text = write_tables(metrics, out)
+    pictures = figures(metrics, out)
+    build_comparison([out / f"seed_{seed}" / method for method in methods for seed in seeds], out / "report")
+    return [text, f"figures: {', '.join(str(path) for path in pictures)}"]
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    print(write_tables(pd.read_csv(folder / "metrics.csv"), folder))
+    figures(pd.read_csv(folder / "metrics.csv"), folder)

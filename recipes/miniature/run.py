@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paper's comparison in small: every method from one RLVR checkpoint on the tiny task, on a CPU.
+
+    python recipes/miniature/run.py --seeds 11,12,13 --out runs/miniature
+
+Each seed makes its own task, pretrained policy and stage 0, from which every method starts with the same data and
+seeds. What differs between the methods stands in settings.yaml. The same command goes on after an interruption.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from omegaconf import OmegaConf
+from results import summarise
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tempo_verl.errors import UserError
+
+SETTINGS = Path(__file__).with_name("settings.yaml")
+STAGE0 = "stage0"
+
+
+@dataclass(frozen=True)
+class Training:
+    """One call of ``tempo-verl train``: seed, ``stage0`` or a method's name, folder, overrides."""
+
+    seed: int
+    name: str
+    folder: Path
+    overrides: tuple[str, ...]
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / "run.json").is_file()
+
+
+def overrides(settings: Any, out: Path, seed: int, name: str) -> tuple[str, ...]:
+    """What ``settings.yaml`` asks of one training, with its paths and seed filled in."""
+    folder = (out / f"seed_{seed}").resolve()
+    checkpoint = folder / STAGE0 / "checkpoints" / f"global_step_{settings.stage0_rounds}"
+    places = {
+        "seed": seed,
+        "data": str(folder / "data"),
+        "policy": str(folder / "policy"),
+        "actor": str(checkpoint / "actor" / "huggingface"),
+        "critic": str(checkpoint / "critic" / "huggingface"),
+    }
+    filled: dict[str, Any] = OmegaConf.to_container(OmegaConf.merge(settings, places), resolve=True)  # type: ignore
+    if name == STAGE0:
+        return (*filled["common"], *filled["on_labeled"], *filled["stage0"])
+    method = (filled["methods"] | filled["variants"])[name]
+    return (*filled["common"], *filled["test_time"], *filled[method["takes"]], *method["overrides"])
+
+
+def train(training: Training) -> None:
+    """Train, or go on from the last checkpoint; ``run.json`` is written when it is done."""
+    from tempo_verl.launch import Run, run_training, write_run_info
+
+    if training.done:
+        return
+    title = f"seed {training.seed}, {training.name}"
+    seconds = run_training(Run(training.folder), training.overrides, Console(quiet=True), title=title)
+    command = shlex.join(["tempo-verl", "train", *training.overrides])
+    write_run_info(training.folder, command, {"training": seconds}, training.seed)
+
+
+def start_from(out: Path, settings: Any, stage0: Training) -> None:
+    """All that comes before the methods: question sets, pretrained policy, stage 0."""
+    from tempo_verl.quickstart import prepare
+    from tempo_verl.tasks.running_sums import RunningSums
+
+    folder = out / f"seed_{stage0.seed}"
+    if not (folder / "policy" / "tokenizer.json").is_file():  # written last
+        prepare(folder, RunningSums(seed=stage0.seed, **settings.task), settings.pretrain_steps, Console(quiet=True))
+    train(stage0)
+
+
+class Bar:
+    """Progress over all trainings; a line for each that is done."""
+
+    def __init__(self, progress: Progress, total: int):
+        self._progress = progress
+        self._bar = progress.add_task("trainings", total=total)
+
+    def wait_for(self, futures: dict[Future, Training]) -> None:
+        """Until all are done.
+
+        Raises:
+            UserError: the first that failed; the others are not begun.
+        """
+        try:
+            for future in as_completed(futures):
+                future.result()
+                training = futures[future]
+                seconds = json.loads((training.folder / "run.json").read_text())["seconds"]["training"]
+                self._progress.print(f"seed {training.seed}, {training.name}: {seconds:.0f} s", highlight=False)
+                self._progress.advance(self._bar)
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+
+
+def run_all(out: Path, settings: Any, seeds: Sequence[int], names: Sequence[str], jobs: int, console: Console) -> None:
+    """Stage 0 of every seed, then every method of every seed, ``jobs`` at a time.
+
+    Raises:
+        UserError: a training failed; what is done stays done.
+    """
+
+    def training(seed: int, name: str) -> Training:
+        return Training(seed, name, out / f"seed_{seed}" / name, overrides(settings, out, seed, name))
+
+    first = [training(seed, STAGE0) for seed in seeds]
+    rest = [training(seed, name) for seed in seeds for name in names]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    # processes of their own: Hydra composes one configuration at a time; "spawn": the imports are not safe to fork
+    with (
+        Progress(*columns, console=console) as progress,
+        ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool,
+    ):
+        bar = Bar(progress, len(first) + len(rest))
+        bar.wait_for({pool.submit(start_from, out, settings, of): of for of in first})
+        bar.wait_for({pool.submit(train, of): of for of in rest})
+
+
+def numbers(text: str) -> list[int]:
+    """``11,12,13``
+
+    Raises:
+        UserError: something else.
+    """
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"--seeds={text}: not whole numbers; give them as 11,12,13") from error
+    if len(set(found)) < len(found) or min(found) < 0:
+        raise UserError(f"--seeds={text}: give each seed once, none below 0")
+    return found
+
+
+def chosen(text: str | None, settings: Any) -> list[str]:
+    """Names of methods and variants; all methods by default.
+
+    Raises:
+        UserError: an unknown one.
+    """
+    known = [*settings.methods, *settings.variants]
+    names = list(settings.methods) if text is None else text.split(",")
+    for name in names:
+        if name not in known:
+            raise UserError(f"--methods={text}: {name} is unknown; choose from {', '.join(known)}")
+    return list(dict.fromkeys(names))
+
+
+def check_folder(out: Path, settings: Any) -> None:
+    """One folder holds trainings of one settings file.
+
+    Raises:
+        UserError: the folder holds others.
+    """
+    kept = out / "settings.yaml"
+    if kept.is_file() and OmegaConf.load(kept) != settings:
+        raise UserError(f"--out={out} holds trainings with other settings (compare {kept}); name another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(settings, kept)
+
+
+def main(
+    seeds: Annotated[str, typer.Option(help="Each makes a task, a policy, and a run of every method.")] = "11,12,13",
+    out: Annotated[Path, typer.Option(help="Folder of all runs; what is there is not trained again.")] = Path(
+        "runs/miniature"
+    ),
+    methods: Annotated[str | None, typer.Option(help="Only these, from methods and variants in settings.yaml.")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="A few rounds: shows that it works, not the effect.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Trainings at a time; each takes a core and 5 GB.")] = 2,
+) -> None:
+    """Run every method from one RLVR checkpoint on the tiny task; make the table, the figures and the report."""
+    console = Console()
+    settings = OmegaConf.load(SETTINGS)
+    small = settings.pop("fast")
+    if fast:
+        settings = OmegaConf.merge(settings, small)
+    names = chosen(methods, settings)
+    started = time.monotonic()
+    check_folder(out, settings)
+    run_all(out, settings, numbers(seeds), names, jobs, console)
+    for line in summarise(out, numbers(seeds), names):
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(f"took {(time.monotonic() - started) / 60:.0f} minutes; report: {out / 'report' / 'report.html'}")
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except UserError as error:
+        print(f"miniature: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The miniature: what its settings ask for, and what it makes of its metrics."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+
+from tempo_verl.errors import UserError
+from tempo_verl.launch import resolve_config
+from tempo_verl.preflight import check
+from tempo_verl.trainer.methods import METHODS
+from tempo_verl.trainer.settings import TempoSettings, plan_round
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+MINIATURE = Path(__file__).parents[2] / "recipes" / "miniature"
+SETTINGS = OmegaConf.load(MINIATURE / "settings.yaml")
+SAMPLES = 256  # that every method draws in a round
+
+
+@pytest.fixture
+def miniature(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """``recipes/miniature/run.py``."""
+    monkeypatch.syspath_prepend(MINIATURE)
+    return importlib.import_module("run")
+
+
+@pytest.fixture
+def results(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """``recipes/miniature/results.py``."""
+    monkeypatch.syspath_prepend(MINIATURE)
+    return importlib.import_module("results")
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Path, tiny_critic: Path) -> Path:
+    """A folder in which seed 1 has had its stage 0."""
+    from tempo_verl.tasks.running_sums import RunningSums, write_parquet
+
+    folder = tmp_path_factory.mktemp("miniature") / "seed_1"
+    for split, rows in RunningSums(seed=1, n_labeled=64).make_sets().items():
+        write_parquet(folder / "data" / f"{split}.parquet", rows, split)
+    checkpoint = folder / "stage0" / "checkpoints" / f"global_step_{SETTINGS.stage0_rounds}"
+    for model, place in (
+        (tiny_policy, folder / "policy"),
+        (tiny_policy, checkpoint / "actor" / "huggingface"),
+        (tiny_critic, checkpoint / "critic" / "huggingface"),
+    ):
+        shutil.copytree(model, place)
+    return folder.parent
+
+
+def drawn(config: DictConfig) -> int:
+    """Samples that the first round rolls out."""
+    settings = TempoSettings.from_config(config)
+    plan, n = plan_round(settings, settings.calibration.warmup_rounds + 1), config.actor_rollout_ref.rollout.n
+    labeled = settings.labeled.batch_size * settings.labeled.n if plan.label and settings.labeled.files else 0
+    votes = settings.ttrl.n_votes if settings.kind.reward == "majority" else n
+    return labeled + (settings.unlabeled.batch_size * votes if settings.uses_unlabeled else 0)
+
+
+@pytest.mark.parametrize("name", ["stage0", *SETTINGS.methods, *SETTINGS.variants])
+def test_every_training_passes_the_checks_and_draws_as_many_samples(
+    miniature: ModuleType, out: Path, name: str
+) -> None:
+    config = resolve_config(miniature.overrides(SETTINGS, out, 1, name))
+    check(config)
+    assert config.tempo.method == {"stage0": "ppo"}.get(name, name if name in METHODS else "tempo")
+    assert drawn(config) == SAMPLES
+    assert config.tempo.labeled.seed == 1 or not config.tempo.labeled.files
+    assert config.tempo.rounds == (SETTINGS.stage0_rounds if name == "stage0" else SETTINGS.rounds)
+
+
+def test_all_methods_are_compared() -> None:
+    assert set(SETTINGS.methods) == set(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [("1,x", "not whole numbers"), ("1,1", "give each seed once"), ("-1", "none below 0"), ("", "not whole numbers")],
+)
+def test_bad_seeds_are_refused(miniature: ModuleType, text: str, complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        miniature.numbers(text)
+
+
+def test_unknown_methods_are_refused(miniature: ModuleType) -> None:
+    with pytest.raises(UserError, match="tempoo is unknown; choose from tempo, "):
+        miniature.chosen("tempoo", SETTINGS)
+    assert miniature.chosen("ttrl,tempo,ttrl", SETTINGS) == ["ttrl", "tempo"]
+
+
+def test_a_folder_keeps_to_its_settings(miniature: ModuleType, tmp_path: Path) -> None:
+    miniature.check_folder(tmp_path, SETTINGS)
+    miniature.check_folder(tmp_path, SETTINGS)  # the same command again
+    with pytest.raises(UserError, match="other settings"):
+        miniature.check_folder(tmp_path, OmegaConf.merge(SETTINGS, {"rounds": 3}))
+
+
+def made_up(seeds: int = 3) -> pd.DataFrame:
+    """TEMPO gains 0.3 give or take 0.01 a seed and keeps its critic; TTRL gains nothing and loses pass@8."""
+    rows = []
+    for seed in range(seeds):
+        noise = 0.01 * (seed - (seeds - 1) / 2)
+        for number, share in ((0, 0.0), (10, 0.5), (20, 1.0)):
+            critic = {"auroc_unlabeled": 0.8, "auroc_labeled": 0.9, "gap_labeled": 0.0} if number else {}
+            common = {"seed": seed, "round": number, "distinct": 3.0, "heldout": 0.5}
+            tempo = {"accuracy": 0.3 + share * (0.3 + noise), "pass@8": 0.8}
+            ttrl = {"accuracy": 0.3 + share * noise, "pass@8": 0.8 - share * (0.2 + noise)}
+            rows += [common | {"method": "tempo"} | tempo | critic, common | {"method": "ttrl"} | ttrl]
+    return pd.DataFrame(rows)
+
+
+def test_the_table_shows_means_and_deviations(results: ModuleType) -> None:
+    lines = results.table(made_up()).splitlines()
+    assert lines[2] == "| start (stage 0) | 30.0 ± 0.0 % | 80.0 ± 0.0 % | 3.00 ± 0.00 | 50.0 ± 0.0 % | – | – |"
+    assert lines[3] == "| `tempo` | 60.0 ± 1.0 % | 80.0 ± 0.0 % | 3.00 ± 0.00 | 50.0 ± 0.0 % | 0.80 ± 0.00 | 0.90 ± 0.00 |"
+    assert lines[4].startswith("| `ttrl` | 30.0 ± 1.0 % | 60.0 ± 1.0 % |")
+    assert lines[-1] == "Round 20; mean ± standard deviation over the seeds 0, 1, 2."
+    assert "±" not in results.table(made_up(seeds=1)).splitlines()[3]
+
+
+def test_claims_are_judged_by_their_interval_over_seeds(results: ModuleType) -> None:
+    found = {claim.text: claim for claim in results.claims(made_up())}
+    gain = found["TEMPO gains over its start"]
+    np.testing.assert_allclose(np.sort(gain.differences), [0.29, 0.30, 0.31])
+    # Student's t with two degrees of freedom: 0.3 +- 4.30265 * 0.01 / sqrt(3)
+    np.testing.assert_allclose(gain.interval, [0.3 - 0.024842, 0.3 + 0.024842], atol=1e-5)
+    assert gain.verdict == "holds"
+    assert found["TEMPO ends above `ttrl`"].verdict == "holds"
+    assert found["`ttrl` loses pass@8"].verdict == "holds"
+    assert found["`ttrl` loses distinct answers"].verdict == "does not hold"
+    assert not any("frozen" in text or "oracle" in text for text in found)
+    assert results.claims(made_up(seeds=1)) == []
+
+
+def test_an_interval_on_both_sides_leaves_a_claim_undecided(results: ModuleType) -> None:
+    assert results.Claim("", np.array([-0.1, 0.0, 0.2])).verdict == "undecided"
+    assert results.Claim("", np.array([-0.2, -0.2, -0.2])).verdict == "does not hold"
+
+
+def test_tables_and_figures_are_written_from_the_metrics(results: ModuleType, tmp_path: Path) -> None:
+    text = results.write_tables(made_up(), tmp_path)
+    assert (tmp_path / "table.md").read_text(encoding="utf-8") == text + "\n"
+    pictures = results.figures(made_up(), tmp_path)
+    assert [path.name for path in pictures] == ["accuracy.png", "diversity.png", "auroc.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
