@@ -73,7 +73,7 @@ def table(metrics: pd.DataFrame) -> str:
     last = metrics[metrics["round"] == metrics["round"].max()]
     start = metrics[(metrics["round"] == 0) & (metrics["method"] == metrics["method"].iloc[0])]
     lines = [
-        "| | D_U avg@8 | D_U pass@8 | distinct answers in 8 | held-out avg@8 | AUROC of the reward on D_U | AUROC on D_L |",
+        "| | D_U avg@8 | D_U pass@8 | distinct in 8 | held-out avg@8 | reward's AUROC on D_U | critic's on D_L |",
         "|---|---|---|---|---|---|---|",
         _line("start (stage 0)", start),
     ]

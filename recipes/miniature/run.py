@@ -34,21 +34,41 @@ STAGE0 = "stage0"
 
 @dataclass(frozen=True)
 class Training:
-    """One call of ``tempo-verl train``: seed, ``stage0`` or a method's name, folder, overrides."""
+    """One call of ``tempo-verl train``.
+
+    Attributes:
+        seed: of everything.
+        name: ``stage0``, or of a method or variant.
+        folder: of the run.
+        overrides: of the shipped configuration.
+        command: the same with paths from the miniature's folder, and what its start was made with; for ``run.json``.
+    """
 
     seed: int
     name: str
     folder: Path
     overrides: tuple[str, ...]
+    command: str
 
     @property
     def done(self) -> bool:
-        return (self.folder / "run.json").is_file()
+        """Whether it has been trained.
+
+        Raises:
+            UserError: with other settings.
+        """
+        kept = self.folder / "run.json"
+        if not kept.is_file():
+            return False
+        if json.loads(kept.read_text())["command"] != self.command:
+            raise UserError(
+                f"--out: {self.folder} was trained with other settings (see its run.json); name another folder"
+            )
+        return True
 
 
-def overrides(settings: Any, out: Path, seed: int, name: str) -> tuple[str, ...]:
-    """What ``settings.yaml`` asks of one training, with its paths and seed filled in."""
-    folder = (out / f"seed_{seed}").resolve()
+def overrides(settings: Any, folder: Path, seed: int, name: str) -> tuple[str, ...]:
+    """What ``settings.yaml`` asks of one training, with its seed and the seed's folder filled in."""
     checkpoint = folder / STAGE0 / "checkpoints" / f"global_step_{settings.stage0_rounds}"
     places = {
         "seed": seed,
@@ -72,8 +92,7 @@ def train(training: Training) -> None:
         return
     title = f"seed {training.seed}, {training.name}"
     seconds = run_training(Run(training.folder), training.overrides, Console(quiet=True), title=title)
-    command = shlex.join(["tempo-verl", "train", *training.overrides])
-    write_run_info(training.folder, command, {"training": seconds}, training.seed)
+    write_run_info(training.folder, training.command, {"training": seconds}, training.seed)
 
 
 def start_from(out: Path, settings: Any, stage0: Training) -> None:
@@ -121,10 +140,16 @@ def run_all(out: Path, settings: Any, seeds: Sequence[int], names: Sequence[str]
     """
 
     def training(seed: int, name: str) -> Training:
-        return Training(seed, name, out / f"seed_{seed}" / name, overrides(settings, out, seed, name))
+        folder = out / f"seed_{seed}"
+        from_out = overrides(settings, Path(folder.name), seed, name)
+        start = OmegaConf.to_yaml({"task": settings.task, "pretrain_steps": settings.pretrain_steps}, sort_keys=True)
+        command = f"{shlex.join(['tempo-verl', 'train', *from_out])}  # {' '.join(start.split())}"
+        return Training(seed, name, folder / name, overrides(settings, folder.resolve(), seed, name), command)
 
     first = [training(seed, STAGE0) for seed in seeds]
     rest = [training(seed, name) for seed in seeds for name in names]
+    done = sum(of.done for of in (*first, *rest))
+    console.print(f"{len(first) + len(rest) - done} trainings to do, {done} done, in {out}")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     # processes of their own: Hydra composes one configuration at a time; "spawn": the imports are not safe to fork
     with (
@@ -165,19 +190,6 @@ def chosen(text: str | None, settings: Any) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def check_folder(out: Path, settings: Any) -> None:
-    """One folder holds trainings of one settings file.
-
-    Raises:
-        UserError: the folder holds others.
-    """
-    kept = out / "settings.yaml"
-    if kept.is_file() and OmegaConf.load(kept) != settings:
-        raise UserError(f"--out={out} holds trainings with other settings (compare {kept}); name another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(settings, kept)
-
-
 def main(
     seeds: Annotated[str, typer.Option(help="Each makes a task, a policy, and a run of every method.")] = "11,12,13",
     out: Annotated[Path, typer.Option(help="Folder of all runs; what is there is not trained again.")] = Path(
@@ -195,7 +207,6 @@ def main(
         settings = OmegaConf.merge(settings, small)
     names = chosen(methods, settings)
     started = time.monotonic()
-    check_folder(out, settings)
     run_all(out, settings, numbers(seeds), names, jobs, console)
     for line in summarise(out, numbers(seeds), names):
         console.print(line, highlight=False, soft_wrap=True)

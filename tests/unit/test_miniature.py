@@ -73,7 +73,7 @@ def drawn(config: DictConfig) -> int:
 def test_every_training_passes_the_checks_and_draws_as_many_samples(
     miniature: ModuleType, out: Path, name: str
 ) -> None:
-    config = resolve_config(miniature.overrides(SETTINGS, out, 1, name))
+    config = resolve_config(miniature.overrides(SETTINGS, out / "seed_1", 1, name))
     check(config)
     assert config.tempo.method == {"stage0": "ppo"}.get(name, name if name in METHODS else "tempo")
     assert drawn(config) == SAMPLES
@@ -100,11 +100,14 @@ def test_unknown_methods_are_refused(miniature: ModuleType) -> None:
     assert miniature.chosen("ttrl,tempo,ttrl", SETTINGS) == ["ttrl", "tempo"]
 
 
-def test_a_folder_keeps_to_its_settings(miniature: ModuleType, tmp_path: Path) -> None:
-    miniature.check_folder(tmp_path, SETTINGS)
-    miniature.check_folder(tmp_path, SETTINGS)  # the same command again
-    with pytest.raises(UserError, match="other settings"):
-        miniature.check_folder(tmp_path, OmegaConf.merge(SETTINGS, {"rounds": 3}))
+def test_a_training_is_done_once_and_not_taken_for_another(miniature: ModuleType, tmp_path: Path) -> None:
+    training = miniature.Training(1, "tempo", tmp_path, (), "tempo-verl train method=tempo")
+    assert not training.done
+    (tmp_path / "run.json").write_text('{"command": "tempo-verl train method=tempo"}')
+    assert training.done
+    (tmp_path / "run.json").write_text('{"command": "tempo-verl train method=tempo tempo.rounds=3"}')
+    with pytest.raises(UserError, match="trained with other settings"):
+        _ = training.done
 
 
 def made_up(seeds: int = 3) -> pd.DataFrame:
@@ -124,7 +127,9 @@ def made_up(seeds: int = 3) -> pd.DataFrame:
 def test_the_table_shows_means_and_deviations(results: ModuleType) -> None:
     lines = results.table(made_up()).splitlines()
     assert lines[2] == "| start (stage 0) | 30.0 ± 0.0 % | 80.0 ± 0.0 % | 3.00 ± 0.00 | 50.0 ± 0.0 % | – | – |"
-    assert lines[3] == "| `tempo` | 60.0 ± 1.0 % | 80.0 ± 0.0 % | 3.00 ± 0.00 | 50.0 ± 0.0 % | 0.80 ± 0.00 | 0.90 ± 0.00 |"
+    assert (
+        lines[3] == "| `tempo` | 60.0 ± 1.0 % | 80.0 ± 0.0 % | 3.00 ± 0.00 | 50.0 ± 0.0 % | 0.80 ± 0.00 | 0.90 ± 0.00 |"
+    )
     assert lines[4].startswith("| `ttrl` | 30.0 ± 1.0 % | 60.0 ± 1.0 % |")
     assert lines[-1] == "Round 20; mean ± standard deviation over the seeds 0, 1, 2."
     assert "±" not in results.table(made_up(seeds=1)).splitlines()[3]
