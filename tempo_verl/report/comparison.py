@@ -37,9 +37,12 @@ CURVES = (
     "tempo/labeled/brier",
     "tempo/labeled/ece",
     "tempo/labeled/gap",
+    "tempo/oracle/accuracy",
+    "tempo/oracle/auroc",
     "tempo/unlabeled/distinct_answers",
     "tempo/unlabeled/entropy",
     "tempo/unlabeled/response_length",
+    "tempo/unlabeled/reward_mean",
 )
 TIMES = {
     "gen": "generation",

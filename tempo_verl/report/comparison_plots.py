@@ -81,6 +81,16 @@ def calibration(results: Comparison, theme: Theme) -> Figure | None:
     return figure
 
 
+def reward(results: Comparison, theme: Theme) -> Figure | None:
+    """What the policy was rewarded for on D_U, and how well that tells right from wrong."""
+    panels = {
+        "tempo/unlabeled/reward_mean": ("mean reward on D_U", ""),
+        "tempo/oracle/accuracy": (f"accuracy on D_U\n({ORACLE})", ""),
+        "tempo/oracle/auroc": (f"AUROC of the reward on D_U\n({ORACLE})", ""),
+    }
+    return _row(results, theme, panels)
+
+
 def diversity(results: Comparison, theme: Theme) -> Figure | None:
     """Different answers, entropy and response length of the training rollouts on D_U."""
     panels = {
@@ -88,6 +98,11 @@ def diversity(results: Comparison, theme: Theme) -> Figure | None:
         "tempo/unlabeled/entropy": ("policy entropy", "nats per token"),
         "tempo/unlabeled/response_length": ("response length", "tokens"),
     }
+    return _row(results, theme, panels)
+
+
+def _row(results: Comparison, theme: Theme, panels: dict[str, tuple[str, str]]) -> Figure | None:
+    """A row of curves: metric -> title and unit; those that any group has."""
     drawn = {key: text for key, text in panels.items() if any(key in group.curves for group in results.groups)}
     if not drawn:
         return None
@@ -161,6 +176,12 @@ FIGURES: dict[str, tuple[FigureFunction, str, str]] = {
         "Calibration of the critic on D_L",
         f"{BAND} Measured on fresh labelled rollouts, before the round's E-step. AUROC near 0.5 means that the critic "
         "cannot tell right from wrong; a gap above 0 that it is too optimistic.",
+    ),
+    "reward": (
+        reward,
+        "Reward on D_U",
+        f"{BAND} Of the training rollouts. A reward that rises while the accuracy does not is being gamed; its AUROC "
+        "says how well it tells right from wrong: near 0.5, the policy learns nothing from it.",
     ),
     "diversity": (
         diversity,
