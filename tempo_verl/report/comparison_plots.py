@@ -86,7 +86,7 @@ def reward(results: Comparison, theme: Theme) -> Figure | None:
     panels = {
         "tempo/unlabeled/reward_mean": ("mean reward on D_U", ""),
         "tempo/oracle/accuracy": (f"accuracy on D_U\n({ORACLE})", ""),
-        "tempo/oracle/auroc": (f"AUROC of the reward on D_U\n({ORACLE})", ""),
+        "tempo/oracle/auroc": (f"AUROC of the reward\n({ORACLE})", ""),
     }
     return _row(results, theme, panels)
 
