@@ -1,21 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a miniature measured: ``metrics.csv`` from the run folders; the table, the claims and the figures from that.
 
-    python recipes/miniature/results.py recipes/miniature/results      # the tables of the committed metrics
+    python recipes/miniature/results.py recipes/miniature/results             # from the committed metrics, once more
+    python recipes/miniature/results.py runs/a runs/b --out runs/together     # seeds that were trained apart
 
 All shares are fractions in [0, 1]. Accuracies on D_U are for monitoring; no method but ``oracle`` sees them.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
+import typer
 from scipy import stats
+
+from tempo_verl.errors import UserError
 
 SET_MEASURES = {
     "accuracy": ("unlabeled", "avg@"),
@@ -222,28 +228,79 @@ def figures(metrics: pd.DataFrame, out: Path) -> list[Path]:
     return paths
 
 
-def write_tables(metrics: pd.DataFrame, out: Path) -> str:
-    """Write ``table.md``: the table and, from two seeds on, the claims. Returns the text."""
+def write(metrics: pd.DataFrame, about: list[dict], out: Path) -> list[str]:
+    """Write ``metrics.csv``, ``about.json``, ``table.md`` (from two seeds on with the claims) and the PNGs.
+
+    Args:
+        metrics: as :func:`collect` makes them.
+        about: of every call of ``run.py`` that they come from, as :func:`describe` tells.
+        out: the folder to write.
+
+    Returns:
+        What to print: the text of ``table.md``, and where the figures are.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    metrics.to_csv(out / "metrics.csv", index=False)
+    (out / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     text = table(metrics)
     if found := claims(metrics):
         text += "\n\n" + claims_table(found)
     (out / "table.md").write_text(text + "\n", encoding="utf-8")
-    return text
+    return [text, f"figures: {', '.join(str(path) for path in figures(metrics, out))}"]
 
 
-def summarise(out: Path, seeds: Sequence[int], methods: Sequence[str]) -> list[str]:
-    """Make ``metrics.csv``, ``table.md``, the PNGs and ``report/`` from finished runs. Returns what to print."""
+def describe(command: str, out: Path, seeds: Sequence[int], methods: Sequence[str]) -> dict:
+    """What a reader needs to judge the numbers: command, versions, machine, and seconds of every training by seed."""
+    runs = {
+        name: [json.loads((out / f"seed_{seed}" / name / "run.json").read_text()) for seed in seeds]
+        for name in ("stage0", *methods)
+    }
+    some = runs["stage0"][0]
+    seconds = {name: [run["seconds"]["training"] for run in of] for name, of in runs.items()}
+    return {"command": command, "versions": some["versions"], "machine": some["machine"], "seconds": seconds}
+
+
+def summarise(command: str, out: Path, seeds: Sequence[int], methods: Sequence[str]) -> list[str]:
+    """Make the results and ``report/`` from finished runs. Returns what to print."""
     from tempo_verl.report import build_comparison
 
-    metrics = collect(out, seeds, methods)
-    metrics.to_csv(out / "metrics.csv", index=False)
-    text = write_tables(metrics, out)
-    pictures = figures(metrics, out)
+    said = write(collect(out, seeds, methods), [describe(command, out, seeds, methods)], out)
     build_comparison([out / f"seed_{seed}" / method for method in methods for seed in seeds], out / "report")
-    return [text, f"figures: {', '.join(str(path) for path in pictures)}"]
+    return said
+
+
+def read(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[dict]]:
+    """Metrics and descriptions of several folders as those of one.
+
+    Raises:
+        UserError: a folder without results, or the same training in two.
+    """
+    parts, about = [], []
+    for folder in folders:
+        if not (folder / "metrics.csv").is_file():
+            raise UserError(f"{folder}: no metrics.csv in it; name a folder that run.py has finished")
+        parts.append(pd.read_csv(folder / "metrics.csv"))
+        about += json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    metrics = pd.concat(parts, ignore_index=True)
+    twice = metrics[metrics.duplicated(["seed", "method", "round"])]
+    if len(twice):
+        seed, method = twice.iloc[0][["seed", "method"]]
+        raise UserError(f"seed {seed} of {method} is in more than one of the folders; leave one of them out")
+    return metrics, about
+
+
+def main(
+    folders: Annotated[list[Path], typer.Argument(help="Folders that hold a metrics.csv.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write; by default the first.")] = None,
+) -> None:
+    """Make the table and the figures again, or those of several folders together."""
+    for line in write(*read(folders), out or folders[0]):
+        print(line)
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    print(write_tables(pd.read_csv(folder / "metrics.csv"), folder))
-    figures(pd.read_csv(folder / "metrics.csv"), folder)
+    try:
+        typer.run(main)
+    except UserError as error:
+        print(f"miniature: {error}", file=sys.stderr)
+        sys.exit(2)

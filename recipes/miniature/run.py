@@ -81,7 +81,8 @@ def overrides(settings: Any, folder: Path, seed: int, name: str) -> tuple[str, .
     if name == STAGE0:
         return (*filled["common"], *filled["on_labeled"], *filled["stage0"])
     method = (filled["methods"] | filled["variants"])[name]
-    return (*filled["common"], *filled["test_time"], *filled[method["takes"]], *method["overrides"])
+    taken = [override for part in method["takes"] for override in filled[part]]
+    return (*filled["common"], *filled["test_time"], *taken, *method["overrides"])
 
 
 def train(training: Training) -> None:
@@ -208,7 +209,9 @@ def main(
     names = chosen(methods, settings)
     started = time.monotonic()
     run_all(out, settings, numbers(seeds), names, jobs, console)
-    for line in summarise(out, numbers(seeds), names):
+    options = ["--seeds", seeds, *(["--methods", methods] if methods else []), *(["--fast"] if fast else [])]
+    command = shlex.join(["python", "recipes/miniature/run.py", *options, "--jobs", str(jobs)])
+    for line in summarise(command, out, numbers(seeds), names):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"took {(time.monotonic() - started) / 60:.0f} minutes; report: {out / 'report' / 'report.html'}")
 

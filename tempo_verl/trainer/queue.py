@@ -15,6 +15,11 @@ from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 
 IMAGES = "multi_modal_inputs"  # the only Python objects that a training worker reads
+# Fields that no pass of the policy, and none of the critic, reads. A worker cuts all that it is sent into mini-batches,
+# row by row, which for short responses takes longer than the model.
+NOT_FOR_ACTOR = frozenset({"values", "outcome", "returns", "rm_scores", "entropy", "log_probs"})
+NOT_FOR_CRITIC = frozenset({"rollout_log_probs", "old_log_probs", "log_probs", "ref_log_prob", "entropy", "advantages",
+                            "rm_scores", "returns", "values"})  # fmt: skip
 
 
 def as_jagged(rows: list[torch.Tensor]) -> torch.Tensor:
@@ -39,26 +44,26 @@ class Samples:
         """Some of the rows, in the order of ``indices`` (int)."""
         return Samples(self.meta.select_keys([self.meta.keys[index] for index in indices]))
 
-    def order(self, **extra_info: Any) -> KVBatchMeta:
-        """These rows and ``extra_info``, as an argument for one worker-group call."""
+    def order(self, without: frozenset[str], **extra_info: Any) -> KVBatchMeta:
+        """These rows and ``extra_info``, as an argument for one worker-group call that does not read ``without``."""
         return KVBatchMeta(
             partition_id=self.meta.partition_id,
             keys=self.meta.keys,
             tags=self.meta.tags,
-            fields=self._trained_on,
+            fields=self._trained_on(without),
             extra_info=extra_info,
         )
 
-    @property
-    def _trained_on(self) -> list[str]:
-        """The stored fields that a training worker may read. To move and slice the others, Python objects such as the
-        chat, takes longer than all tensors."""
+    def _trained_on(self, without: frozenset[str]) -> list[str]:
+        """The stored fields that a training worker may read: no Python objects, such as the chat."""
         stored = tq.get_client().kv_retrieve_meta(keys=self.meta.keys, partition_id=self.meta.partition_id)
-        return [name for name, kind in stored.field_schema.items() if name == IMAGES or not kind["is_non_tensor"]]
+        tensors = [name for name, kind in stored.field_schema.items() if name == IMAGES or not kind["is_non_tensor"]]
+        return [name for name in tensors if name not in without]
 
     def copy_to(self, partition: str) -> Samples:
-        """The same rows, with what training workers read of them, in another partition of the queue."""
-        tq.kv_batch_put(keys=self.meta.keys, partition_id=partition, fields=self.read(*self._trained_on))
+        """The same rows, with what the critic learns from, in another partition of the queue."""
+        fields = self.read(*self._trained_on(NOT_FOR_CRITIC))
+        tq.kv_batch_put(keys=self.meta.keys, partition_id=partition, fields=fields)
         return Samples(KVBatchMeta(partition_id=partition, keys=self.meta.keys, tags=self.meta.tags))
 
     def read(self, *names: str) -> TensorDict:

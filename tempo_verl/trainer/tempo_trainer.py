@@ -44,7 +44,7 @@ from tempo_verl.trainer.metrics import (
 )
 from tempo_verl.trainer.official_round import OfficialRound
 from tempo_verl.trainer.predict import Predictions
-from tempo_verl.trainer.queue import Samples, concatenate, final_values_of, select
+from tempo_verl.trainer.queue import NOT_FOR_ACTOR, NOT_FOR_CRITIC, Samples, concatenate, final_values_of, select
 from tempo_verl.trainer.replay import Replay
 from tempo_verl.trainer.settings import TempoSettings, plan_round
 from tempo_verl.trainer.signals import cluster_signal, first_samples, majority_signal, random_signal
@@ -219,7 +219,7 @@ class TempoTrainer(OfficialRound, Predictions, PPOTrainerSync):
 
     def _values(self, samples: Samples) -> torch.Tensor:
         """(B, T + 1) values V(x, y_1:t), t = 0..T, of the critic as it is now."""
-        order = samples.order(compute_loss=False, temperature=self._temperature)
+        order = samples.order(NOT_FOR_CRITIC, compute_loss=False, temperature=self._temperature)
         ray.get(self.critic_wg.infer_batch(order).futures)
         return final_values_of(samples.read("values")["values"].float(), samples.response_lengths)
 
@@ -266,6 +266,7 @@ class TempoTrainer(OfficialRound, Predictions, PPOTrainerSync):
     def _train_critic(self, samples: Samples, metrics: dict) -> None:
         """Updates in mini-batches, by the loss that was set for the method."""
         order = samples.order(
+            NOT_FOR_CRITIC - self._critic_loss_reads,
             global_batch_size=self._critic_mini_batch,
             mini_batch_size=self._critic_mini_batch,
             epochs=self.settings.calibration.epochs,
@@ -332,14 +333,14 @@ class TempoTrainer(OfficialRound, Predictions, PPOTrainerSync):
     def _update_policy(self, samples: Samples, metrics: dict, timing_raw: dict) -> torch.Tensor | None:
         """verl's own actor update on the stored advantages. Returns the (B, T) entropy if it was computed."""
         with marked_timer("old_log_prob", timing_raw):
-            self._compute_old_log_prob(samples.order(), metrics=metrics)
+            self._compute_old_log_prob(samples.order(NOT_FOR_ACTOR), metrics=metrics)
         bypass = (self.config.algorithm.get("rollout_correction") or {}).get("bypass_mode", False)
         entropy = None if bypass else samples.read("entropy")["entropy"].to_padded_tensor(0.0)
         if self.use_reference_policy:
             with marked_timer("ref", timing_raw):
-                self._compute_ref_log_prob(samples.order(), metrics=metrics)
+                self._compute_ref_log_prob(samples.order(NOT_FOR_ACTOR), metrics=metrics)
         with marked_timer("update_actor", timing_raw):
-            self._update_actor(samples.order(), metrics=metrics)
+            self._update_actor(samples.order(NOT_FOR_ACTOR), metrics=metrics)
         return entropy
 
     @property
@@ -368,6 +369,8 @@ class TempoTrainer(OfficialRound, Predictions, PPOTrainerSync):
                 prompts=[samples.prompts[row] for row in rows],
             )
         )
+        if entropy is None and "actor/entropy_loss" in metrics:  # bypass mode: as the update saw it, if it was asked to
+            metrics["tempo/unlabeled/entropy"] = metrics["actor/entropy_loss"]
         if values is not None:
             self._record["unlabeled_values"] = values[rows].numpy()
         self._record |= {
@@ -437,7 +440,9 @@ class TempoTrainer(OfficialRound, Predictions, PPOTrainerSync):
         if not self.use_critic:
             return
         self.replay = Replay(self.settings.calibration.replay.window, self.settings.labeled.seed)
+        self._critic_loss_reads: frozenset[str] = frozenset()
         if self.settings.kind.reward == "official":
+            self._critic_loss_reads = frozenset({"values", "returns"})
             loss = partial(official_value_loss, cliprange_value=self.config.critic.cliprange_value)
         else:
             loss = partial(value_calibration_loss, loss_agg_mode=self.settings.calibration.loss_agg_mode)
@@ -491,6 +496,8 @@ class TempoTrainer(OfficialRound, Predictions, PPOTrainerSync):
 
     def _balanced(self, meta: KVBatchMeta, multiple: int, metrics: dict, prefix: str) -> Samples:
         """Spread rows evenly over the data-parallel ranks, in whole mini-batches (verl may add synthetic rows)."""
+        if self.actor_rollout_wg.world_size == 1 and len(meta) % multiple == 0:
+            return Samples(meta)  # verl would still weigh every row against every other
         self._phase_multiple = multiple
         return Samples(self._balance_batch(meta, metrics, logging_prefix=prefix))
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MINIATURE = Path(__file__).parents[2] / "recipes" / "miniature"
 SETTINGS = OmegaConf.load(MINIATURE / "settings.yaml")
-SAMPLES = 256  # that every method draws in a round
+SAMPLES = 128  # that every method draws in a round; stage 0 draws twice as many
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_every_training_passes_the_checks_and_draws_as_many_samples(
     config = resolve_config(miniature.overrides(SETTINGS, out / "seed_1", 1, name))
     check(config)
     assert config.tempo.method == {"stage0": "ppo"}.get(name, name if name in METHODS else "tempo")
-    assert drawn(config) == SAMPLES
+    assert drawn(config) == (2 * SAMPLES if name == "stage0" else SAMPLES)
     assert config.tempo.labeled.seed == 1 or not config.tempo.labeled.files
     assert config.tempo.rounds == (SETTINGS.stage0_rounds if name == "stage0" else SETTINGS.rounds)
 
@@ -155,8 +155,21 @@ def test_an_interval_on_both_sides_leaves_a_claim_undecided(results: ModuleType)
 
 
 def test_tables_and_figures_are_written_from_the_metrics(results: ModuleType, tmp_path: Path) -> None:
-    text = results.write_tables(made_up(), tmp_path)
+    text, told = results.write(made_up(), [{"command": "run.py"}], tmp_path)
     assert (tmp_path / "table.md").read_text(encoding="utf-8") == text + "\n"
-    pictures = results.figures(made_up(), tmp_path)
-    assert [path.name for path in pictures] == ["accuracy.png", "diversity.png", "auroc.png"]
+    pictures = [tmp_path / f"{name}.png" for name in ("accuracy", "diversity", "auroc")]
+    assert told == f"figures: {', '.join(map(str, pictures))}"
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
+
+
+def test_seeds_that_were_trained_apart_are_put_together(results: ModuleType, tmp_path: Path) -> None:
+    whole, folders = made_up(seeds=4), [tmp_path / "a", tmp_path / "b"]
+    for folder, seeds in zip(folders, ([0, 1], [2, 3]), strict=True):
+        results.write(whole[whole["seed"].isin(seeds)], [{"command": folder.name}], folder)
+    metrics, about = results.read(folders)
+    assert [part["command"] for part in about] == ["a", "b"]
+    assert results.table(metrics) == results.table(whole)
+    with pytest.raises(UserError, match="seed 0 of tempo is in more than one of the folders"):
+        results.read([folders[0], folders[0]])
+    with pytest.raises(UserError, match=r"c: no metrics\.csv in it"):
+        results.read([tmp_path / "c"])
