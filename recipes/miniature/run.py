@@ -10,10 +10,13 @@ seeds. What differs between the methods stands in settings.yaml. The same comman
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -107,6 +110,26 @@ def start_from(out: Path, settings: Any, stage0: Training) -> None:
     train(stage0)
 
 
+def end_with_parent() -> None:
+    """Interrupt this worker when the process that it works for is gone: no training goes on unseen."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def work(function: Callable, *arguments: Any) -> None:
+    """One task of a worker; an interrupted worker begins none of those that wait."""
+    try:
+        function(*arguments)
+    except KeyboardInterrupt:
+        os._exit(128 + signal.SIGINT)
+
+
 class Bar:
     """Progress over all trainings; a line for each that is done."""
 
@@ -155,11 +178,11 @@ def run_all(out: Path, settings: Any, seeds: Sequence[int], names: Sequence[str]
     # processes of their own: Hydra composes one configuration at a time; "spawn": the imports are not safe to fork
     with (
         Progress(*columns, console=console) as progress,
-        ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool,
+        ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=end_with_parent) as pool,
     ):
         bar = Bar(progress, len(first) + len(rest))
-        bar.wait_for({pool.submit(start_from, out, settings, of): of for of in first})
-        bar.wait_for({pool.submit(train, of): of for of in rest})
+        bar.wait_for({pool.submit(work, start_from, out, settings, of): of for of in first})
+        bar.wait_for({pool.submit(work, train, of): of for of in rest})
 
 
 def numbers(text: str) -> list[int]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -127,6 +128,8 @@ def doctor() -> None:
 
 def main() -> None:
     """Console script: one line for a user's mistake."""
+    # whoever asks a command to end has its training ended too, as with Ctrl-C
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         app()
     except UserError as error:

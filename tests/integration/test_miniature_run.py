@@ -44,6 +44,12 @@ def test_a_miniature_is_made_once(tmp_path: Path) -> None:
     assert all(prediction["samples"] == 8 for prediction in predictions)
     assert [folder.name for folder in (tempo / "checkpoints").glob("global_step_*")] == ["global_step_2"]
 
+    rounds = [json.loads(line)["data"] for line in (tempo / "metrics.jsonl").read_text().splitlines()]
+    assert all(data["tempo/unlabeled/entropy"] > 0 for data in rounds)  # though in bypass mode
+    (about,) = json.loads((tmp_path / "about.json").read_text(encoding="utf-8"))
+    assert about["command"] == "python recipes/miniature/run.py --seeds 5 --methods tempo --fast --jobs 2"
+    assert {name: len(seconds) for name, seconds in about["seconds"].items()} == {"stage0": 1, "tempo": 1}
+
     trained = (tempo / "run.json").read_text()
     again = run(tmp_path, "--methods", "tempo")
     assert again.returncode == 0, again.stdout + again.stderr

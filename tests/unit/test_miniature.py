@@ -4,7 +4,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -110,6 +114,56 @@ def test_a_training_is_done_once_and_not_taken_for_another(miniature: ModuleType
         _ = training.done
 
 
+WORKING = """
+import os, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[2])
+from run import end_with_parent, work
+
+
+def train(told):
+    Path(told).write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
+        pool.submit(work, train, sys.argv[1]).result()
+"""
+
+
+def test_no_worker_outlives_the_command(tmp_path: Path) -> None:
+    script, told = tmp_path / "working.py", tmp_path / "pid"
+    script.write_text(WORKING)
+    command = subprocess.Popen([sys.executable, str(script), str(told), str(MINIATURE)])
+    try:
+        worker = int(_soon(lambda: told.is_file() and told.read_text()))
+    finally:
+        command.kill()
+        command.wait()
+    assert _soon(lambda: not _runs(worker))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return not Path(f"/proc/{pid}/stat").is_file() or Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+
+
+def _soon(condition):
+    """What ``condition`` returns as soon as that is true; within 40 seconds."""
+    end = time.monotonic() + 40
+    while not (found := condition()):
+        assert time.monotonic() < end, "waited for too long"
+        time.sleep(0.1)
+    return found
+
+
 def made_up(seeds: int = 3) -> pd.DataFrame:
     """TEMPO gains 0.3 give or take 0.01 a seed and keeps its critic; TTRL gains nothing and loses pass@8."""
     rows = []
@@ -173,3 +227,14 @@ def test_seeds_that_were_trained_apart_are_put_together(results: ModuleType, tmp
         results.read([folders[0], folders[0]])
     with pytest.raises(UserError, match=r"c: no metrics\.csv in it"):
         results.read([tmp_path / "c"])
+
+
+def test_the_committed_tables_come_from_the_committed_metrics(results: ModuleType) -> None:
+    metrics, about = results.read([MINIATURE / "results"])
+    table, claims = results.table(metrics), results.claims_table(results.claims(metrics))
+    assert (MINIATURE / "results" / "table.md").read_text(encoding="utf-8") == f"{table}\n\n{claims}\n"
+    assert table in (MINIATURE.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert claims in (MINIATURE / "README.md").read_text(encoding="utf-8")
+    assert set(metrics["method"]) == set(METHODS)
+    for name in ("stage0", *METHODS):  # every training is accounted for
+        assert sum(len(call["seconds"][name]) for call in about) == metrics["seed"].nunique()
