@@ -75,7 +75,9 @@ def check(config: DictConfig) -> None:
     _check_lengths(config)
     _check_data(config, settings)
     _check_checkpoints(config, settings)
+    _check_predictions(settings)
     _check_models(config)
+    _check_storage(config, settings)
     _check_ray(config)
 
 
@@ -100,8 +102,17 @@ def _check_algorithm(config: DictConfig, settings: TempoSettings) -> None:
     for field, neutral, instead in WITHOUT_EFFECT:
         value = OmegaConf.select(config, field)
         if value not in (neutral, None):
-            raise UserError(f"{field}={value} would have no effect ({instead}); leave it at {neutral}")
+            raise UserError(f"{field}={value} would have no effect ({instead}); leave it at {_written(neutral)}")
+    if config.trainer.val_only and not config.trainer.val_before_train:
+        raise UserError(
+            "trainer.val_only=true would train where trainer.val_before_train=false; set that to true as well"
+        )
     _check_critic(config, settings)
+
+
+def _written(value: Any) -> str:
+    """As it is written in an override."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _check_critic(config: DictConfig, settings: TempoSettings) -> None:
@@ -119,6 +130,11 @@ def _check_critic(config: DictConfig, settings: TempoSettings) -> None:
     if settings.calibration.warmup_rounds:
         raise UserError(
             f"tempo.calibration.warmup_rounds={settings.calibration.warmup_rounds}: there is no critic to warm up "
+            "(critic.enable=false); set it to 0"
+        )
+    if settings.calibration.replay.prompts:
+        raise UserError(
+            f"tempo.calibration.replay.prompts={settings.calibration.replay.prompts}: there is no critic to fit "
             "(critic.enable=false); set it to 0"
         )
 
@@ -242,7 +258,9 @@ def _check_checkpoints(config: DictConfig, settings: TempoSettings) -> None:
     for field, neutral in IN_THE_WAY_OF_KEEP:
         value = OmegaConf.select(config, field)
         if value not in (neutral, None):
-            raise UserError(f"{field}={value} does not go with {keep}; leave it at {neutral}, or set keep=all")
+            raise UserError(
+                f"{field}={value} does not go with {keep}; leave it at {_written(neutral)}, or set keep=all"
+            )
     if checkpoints.keeps_best:
         if config.trainer.test_freq <= 0:
             raise UserError(
@@ -253,6 +271,17 @@ def _check_checkpoints(config: DictConfig, settings: TempoSettings) -> None:
             config.data.val_files, settings.unlabeled.files, settings.checkpoint.validation
         )
     checkpoints.check_start(config.trainer.resume_mode, data_sources)
+
+
+def _check_predictions(settings: TempoSettings) -> None:
+    if settings.predictions.file is None or not settings.uses_unlabeled:
+        return
+    path = Path(settings.predictions.file)
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(
+            f"tempo.predictions.file={path}: a file cannot be written there; name another, or set it to null"
+        )
 
 
 # ---------------------------------------------------------------------- models
@@ -364,6 +393,21 @@ def _check_ray(config: DictConfig) -> None:
             f"{where} has {available:g} CPUs, this run needs {required} "
             f"(3 for each training process, 1 for each of TransferQueue's storage units, 2 more); "
             "raise ray_kwargs.ray_init.num_cpus or lower transfer_queue.backend.SimpleStorage.num_data_storage_units"
+        )
+
+
+def _check_storage(config: DictConfig, settings: TempoSettings) -> None:
+    storage = config.transfer_queue.backend.SimpleStorage
+    if not settings.calibration.replay.prompts:
+        return
+    labeled = settings.labeled.batch_size * settings.labeled.n
+    unlabeled = settings.unlabeled.batch_size * config.actor_rollout_ref.rollout.n
+    needed = (settings.calibration.replay.window + 1) * labeled + labeled + unlabeled
+    if needed > storage.total_storage_size:
+        raise UserError(
+            f"tempo.calibration.replay.window={settings.calibration.replay.window} keeps samples in TransferQueue, "
+            f"which would have to hold {needed} and holds {storage.total_storage_size}; lower it, or raise "
+            "transfer_queue.backend.SimpleStorage.total_storage_size"
         )
 
 

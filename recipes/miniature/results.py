@@ -29,7 +29,7 @@ SET_MEASURES = {
     "distinct": ("unlabeled", "distinct answers"),
     "heldout": ("heldout", "avg@"),
 }
-# Logged in every round; a validation round has their mean over the rounds since the one before.
+# Logged in every round; a validation has their mean over the rounds since the one before, stage 0 over its last few.
 ROUND_MEASURES = {
     "auroc_unlabeled": "tempo/oracle/auroc",
     "auroc_labeled": "tempo/labeled/auroc",
@@ -37,6 +37,7 @@ ROUND_MEASURES = {
 }
 COLUMNS = ["seed", "method", "round", *SET_MEASURES, *ROUND_MEASURES]
 DIGITS = 4
+LAST_OF_STAGE0 = 5
 
 
 # ------------------------------------------------------------------------------------------------ from the run folders
@@ -46,14 +47,14 @@ def collect(out: Path, seeds: Sequence[int], methods: Sequence[str]) -> pd.DataF
     """One row for each seed, method and validation; round 0 is the end of stage 0, where every method starts."""
     rows: list[dict] = []
     for seed in seeds:
-        start = list(_rows(out / f"seed_{seed}" / "stage0"))[-1] | {"round": 0}
+        start = list(_rows(out / f"seed_{seed}" / "stage0", LAST_OF_STAGE0))[-1] | {"round": 0}
         for method in methods:
             found = [start, *_rows(out / f"seed_{seed}" / method)]
             rows += [{"seed": seed, "method": method} | row for row in found]
     return pd.DataFrame(rows, columns=COLUMNS).round(DIGITS)
 
 
-def _rows(folder: Path) -> Iterator[dict]:
+def _rows(folder: Path, most: int | None = None) -> Iterator[dict]:
     from tempo_verl.report.data import read_run
     from tempo_verl.report.validation import set_scores
 
@@ -65,7 +66,8 @@ def _rows(folder: Path) -> Iterator[dict]:
         for column, (name, measure) in SET_MEASURES.items():
             row[column] = next(value for key, value in scores[name][step].items() if key.startswith(measure))
         for column, metric in ROUND_MEASURES.items():
-            values = [value for at, value in zip(*run.series("tempo", metric), strict=True) if before < at <= step]
+            since = before if most is None else max(before, step - most)
+            values = [value for at, value in zip(*run.series("tempo", metric), strict=True) if since < at <= step]
             row[column] = float(np.mean(values)) if values else None
         before = step
         yield row
@@ -85,8 +87,11 @@ def table(metrics: pd.DataFrame) -> str:
     ]
     lines += [_line(f"`{method}`", last[last["method"] == method]) for method in metrics["method"].unique()]
     seeds = ", ".join(map(str, metrics["seed"].unique()))
-    note = f"Round {metrics['round'].max()}; mean ± standard deviation over the seeds {seeds}."
-    return "\n".join([*lines, "", note])
+    notes = [f"Round {metrics['round'].max()}; mean ± standard deviation over the seeds {seeds}."]
+    for method, rows in last.groupby("method", sort=False):
+        if len(rows) < metrics["seed"].nunique():
+            notes.append(f"`{method}`: seeds {', '.join(map(str, rows['seed']))} only.")
+    return "\n".join([*lines, "", " ".join(notes)])
 
 
 def _line(name: str, rows: pd.DataFrame) -> str:
@@ -131,9 +136,7 @@ class Claim:
 
 
 def claims(metrics: pd.DataFrame) -> list[Claim]:
-    """The paper's claims as differences within each seed; those for which the methods and two seeds are there."""
-    if metrics["seed"].nunique() < 2:
-        return []
+    """The paper's claims as differences within each seed; those that two seeds or more have something to say of."""
     last = metrics["round"].max()
 
     def at(method: str, column: str, number: int = last) -> pd.Series:
@@ -147,7 +150,9 @@ def claims(metrics: pd.DataFrame) -> list[Claim]:
 
     def claim(text: str, needed: Sequence[str], difference, least: float = 0.0) -> None:
         if present >= set(needed):
-            found.append(Claim(text, difference().to_numpy(dtype=float), least))
+            differences = difference().dropna().to_numpy(dtype=float)
+            if len(differences) > 1:
+                found.append(Claim(text, differences, least))
 
     claim("TEMPO gains over its start", ["tempo"], lambda: change("tempo", "accuracy"))
     for other in ("frozen_critic", "ttrl", "empo", "ppo", "grpo", "official", "random_reward"):
@@ -202,7 +207,7 @@ def figures(metrics: pd.DataFrame, out: Path) -> list[Path]:
     panels = {
         "accuracy": [("accuracy", "accuracy on D_U (avg@8)"), ("heldout", "accuracy on held-out questions (avg@8)")],
         "diversity": [("pass@8", "pass@8 on D_U"), ("distinct", "distinct answers in 8")],
-        "auroc": [("auroc_unlabeled", "AUROC of the critic on D_U"), ("auroc_labeled", "AUROC on fresh D_L rollouts")],
+        "auroc": [("auroc_unlabeled", "AUROC of the reward on D_U"), ("auroc_labeled", "AUROC on fresh D_L rollouts")],
     }
     methods = list(metrics["method"].unique())
     paths = []
@@ -281,6 +286,12 @@ def read(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[dict]]:
             raise UserError(f"{folder}: no metrics.csv in it; name a folder that run.py has finished")
         parts.append(pd.read_csv(folder / "metrics.csv"))
         about += json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    for part, folder in zip(parts, folders, strict=True):
+        if part["round"].max() != parts[0]["round"].max():
+            raise UserError(
+                f"{folder} has {part['round'].max()} rounds, {folders[0]} {parts[0]['round'].max()}; put together what "
+                "was trained with the same settings"
+            )
     metrics = pd.concat(parts, ignore_index=True)
     twice = metrics[metrics.duplicated(["seed", "method", "round"])]
     if len(twice):

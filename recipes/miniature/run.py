@@ -55,19 +55,20 @@ class Training:
 
     @property
     def done(self) -> bool:
-        """Whether it has been trained.
+        """Whether it has been trained."""
+        return (self.folder / "run.json").is_file()
+
+    def claim(self) -> None:
+        """Take the folder for these settings, before anything is in it.
 
         Raises:
-            UserError: with other settings.
+            UserError: it has been begun with others.
         """
-        kept = self.folder / "run.json"
-        if not kept.is_file():
-            return False
-        if json.loads(kept.read_text())["command"] != self.command:
-            raise UserError(
-                f"--out: {self.folder} was trained with other settings (see its run.json); name another folder"
-            )
-        return True
+        begun = self.folder / "command.txt"
+        if begun.is_file() and begun.read_text(encoding="utf-8") != self.command:
+            raise UserError(f"--out: {self.folder} was begun with other settings (see {begun}); name another folder")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        begun.write_text(self.command, encoding="utf-8")
 
 
 def overrides(settings: Any, folder: Path, seed: int, name: str) -> tuple[str, ...]:
@@ -172,6 +173,8 @@ def run_all(out: Path, settings: Any, seeds: Sequence[int], names: Sequence[str]
 
     first = [training(seed, STAGE0) for seed in seeds]
     rest = [training(seed, name) for seed in seeds for name in names]
+    for one in (*first, *rest):
+        one.claim()
     done = sum(of.done for of in (*first, *rest))
     console.print(f"{len(first) + len(rest) - done} trainings to do, {done} done, in {out}")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -12,6 +12,7 @@ from torch import Tensor
 from tempo_verl.algo.advantage import check_per_row
 
 ECE_BINS = 15
+FEWEST_LABELED = 20  # questions on which a probability may be calibrated
 FloatArray = npt.NDArray[np.float64]
 ArrayLike1D = npt.ArrayLike | Tensor
 

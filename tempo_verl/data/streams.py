@@ -63,12 +63,6 @@ class WithoutAnswers(Dataset):
         kept["extra_info"] = {"index": row.get("index", index)}
         return kept
 
-    def named(self, index: int) -> dict[str, Any]:
-        """A row with its ``extra_info.id``, to tell questions apart in a result; rows are rolled out without it."""
-        row = self[index]
-        row["extra_info"]["id"] = (self._rows[index].get("extra_info") or {}).get("id")
-        return row
-
     def monitoring_answers(self) -> list[Answer | None]:
         """The answers in the file by row, for monitoring; ``None`` where there is none."""
         answers: list[Answer | None] = []

@@ -107,13 +107,18 @@ def judging_sources(validation: Questions, unlabeled: Questions | None, named: A
 
     Args:
         validation: the validation set.
-        unlabeled: D_U, None if there is none.
+        unlabeled: D_U, None if the run knows none: stage 0 does not, though its validation set may hold it.
         named: ``tempo.checkpoint.validation``: a data source, a list of them, or None for all that may.
 
     Raises:
         UserError: a data source that is not there or holds a question of D_U, or none left to choose by.
     """
     field, known = "tempo.checkpoint.validation", list(dict.fromkeys(validation.data_sources))
+    if unlabeled is None and not named:
+        raise UserError(
+            f"{field} is not set: without tempo.unlabeled.files nothing tells which of {', '.join(known)} hold "
+            "questions of D_U, whose answers must not choose a checkpoint; name those to choose by"
+        )
     shared = shared_rows(validation, unlabeled) if unlabeled is not None else []
     first = {validation.data_sources[row]: row for row in reversed(shared)}
     named = named or [source for source in known if source not in first]

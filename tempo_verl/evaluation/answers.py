@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,17 +12,16 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from tempo_verl.algo.calibration import FEWEST_LABELED
 from tempo_verl.algo.evaluation import Votes, majority_vote, tally, vote_weights
 from tempo_verl.data.validation import check_disjoint, read_questions
 from tempo_verl.errors import UserError
 from tempo_verl.evaluation.draw import Sampler
 from tempo_verl.evaluation.engines import Sampling
-from tempo_verl.evaluation.questions import Question, digest, load_questions
+from tempo_verl.evaluation.questions import Question, digest, load_questions, spread
 from tempo_verl.evaluation.samples import Sample, read_samples, write_whole
 from tempo_verl.evaluation.summary import by_question, values_of
 
-# A probability is fitted on no fewer labelled questions.
-FEWEST_LABELED = 20
 # Settings that labelled samples must share with those they calibrate.
 SHARED = (
     "model", "model_fingerprint", "critic", "critic_fingerprint", "n", "temperature", "top_p", "max_tokens",
@@ -120,7 +118,12 @@ class Calibrator:
 
 
 def write_predictions(
-    out: Path, questions: Sequence[Question], samples: Sequence[Sample], labeled: Sequence[Sample] = ()
+    out: Path,
+    questions: Sequence[Question],
+    samples: Sequence[Sample],
+    labeled: Sequence[Sample] = (),
+    *,
+    upper_bound: bool = False,
 ) -> list[str]:
     """Write one JSON line a question: its answer, how likely that is right, the votes, and the sample to show.
 
@@ -132,6 +135,7 @@ def write_predictions(
         questions: those to answer.
         samples: n of each, with critic values or without; a question that has none gets no answer.
         labeled: samples of labelled questions, drawn alike, to calibrate the probabilities on.
+        upper_bound: the policy was trained on the answers of ``questions`` (``method=oracle``); each line says so.
 
     Returns:
         What to tell about the file, a line each.
@@ -147,6 +151,9 @@ def write_predictions(
         said.append("probabilities are not calibrated: no labelled questions were given.")
     groups = {group[0].index: group for group in by_question(samples)}
     predictions = [_prediction(question, groups.get(question.index, []), calibrator) for question in questions]
+    if upper_bound:
+        predictions = [prediction | {"upper_bound": True} for prediction in predictions]
+        said.append("upper_bound: the policy was trained on the answers of these very questions.")
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, "".join(json.dumps(prediction, ensure_ascii=False) + "\n" for prediction in predictions))
     if unanswered := sum(prediction["answer"] is None for prediction in predictions):
@@ -214,7 +221,7 @@ def answer(
         known_texts = read_questions("--labeled", list(map(str, labeled)), needs_answers=True)
         check_disjoint(known_texts, read_questions("--data", list(map(str, files)), needs_answers=False))
         known = load_questions("--labeled", labeled, with_answers=True)
-        known = known[:: math.ceil(len(known) / labeled_limit)]
+        known = [known[row] for row in spread(len(known), labeled_limit)]
     sampler = Sampler(sampling, console)
     samples = sampler.draw(questions, files, out.with_suffix(".samples"), "sampling the questions")
     if known:

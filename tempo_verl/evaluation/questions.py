@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -72,6 +73,30 @@ def load_questions(
                 "mend it, or leave it empty"
             )
     return questions
+
+
+def aligned(questions: Sequence[Question], texts: Sequence[str]) -> list[Question] | None:
+    """The question of each row of a dataset that was read from the same files, some rows of which may be left out.
+
+    Args:
+        questions: of the files.
+        texts: the rows' prompts, as ``data.validation.prompt_text`` makes them.
+
+    Returns:
+        None where a row is none of the questions: the dataset changes its prompts and leaves rows out.
+    """
+    if len(texts) == len(questions):
+        return list(questions)
+    by_text: dict[str, deque[Question]] = defaultdict(deque)
+    for question in questions:
+        by_text[question.text].append(question)
+    found = [by_text[text].popleft() for text in texts if by_text[text]]
+    return found if len(found) == len(texts) else None
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most ``most`` of the rows 0 .. count - 1, evenly spaced."""
+    return [row * count // most for row in range(most)] if count > most else list(range(count))
 
 
 def question_of(index: int, row: dict[str, Any], text: str, *, with_answers: bool) -> Question:

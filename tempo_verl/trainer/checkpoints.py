@@ -79,7 +79,9 @@ class Checkpoints:
     def prune(self) -> None:
         """Remove every checkpoint but the newest and, where ``keep`` says so, the best."""
         if self.keep == "all":
+            self._kept.unlink(missing_ok=True)
             return
+        _write(self._kept, self.keep)
         kept, best = {self.latest()}, self.best()
         if self.keeps_best and best is not None:
             kept.add(best.round)
@@ -101,8 +103,8 @@ class Checkpoints:
             data_sources: by whose accuracy this run chooses the best; empty if it chooses none.
 
         Raises:
-            UserError: checkpoints that the run does not go on from, or a best one that is not among its own or was
-                chosen by other data sources.
+            UserError: checkpoints that the run does not go on from or that an earlier run kept and this one would not,
+                or a best one that is not among its own or was chosen by other data sources.
         """
         if self.keep == "all":
             return
@@ -112,10 +114,18 @@ class Checkpoints:
                 f"{self.keep} would remove; go on from them with resume_mode=auto, or name another "
                 "trainer.default_local_dir"
             )
-        best = self.best()
+        best, latest = self.best(), self.latest()
+        lost = set() if self._kept.is_file() else self.rounds() - {latest}
+        if best is not None:
+            lost = lost - {best.round} if self.keeps_best else (lost | {best.round} & self.rounds()) - {latest}
+        if lost:
+            raise UserError(
+                f"tempo.checkpoint.keep={self.keep} would remove the checkpoints of {len(lost)} earlier rounds (first: "
+                f"{min(lost)}) from {self.folder}; move away those you want, remove the others and best.json, or set "
+                "keep=all"
+            )
         if not self.keeps_best or best is None:
             return
-        latest = self.latest()
         if best.round not in self.rounds() or latest is None or latest < best.round:
             raise UserError(
                 f"{self._best}: the checkpoint of round {best.round} is not there, or later than the one a run goes on "
@@ -134,6 +144,11 @@ class Checkpoints:
     @property
     def _best(self) -> Path:
         return self.folder / "best.json"
+
+    @property
+    def _kept(self) -> Path:
+        """Holds ``keep`` once checkpoints have been removed by it: those that are missing are missed by nobody."""
+        return self.folder / "keep.txt"
 
 
 def _write(path: Path, text: str) -> None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from tempo_verl.algo.advantage import final_value
 from tempo_verl.data.streams import WithoutAnswers, batch_of, row_of
 from tempo_verl.data.validation import prompt_text
+from tempo_verl.errors import UserError
 from tempo_verl.evaluation.answers import write_predictions
-from tempo_verl.evaluation.questions import Question, question_of
+from tempo_verl.evaluation.questions import Question, aligned, load_questions, question_of, spread
 from tempo_verl.evaluation.samples import Sample
 from tempo_verl.trainer.queue import Samples, last_outputs, select
 
@@ -27,45 +28,66 @@ BATCH = 2048  # samples drawn at a time: as many as a large round's, all of whic
 class Predictions:
     """The part of :class:`~tempo_verl.trainer.tempo_trainer.TempoTrainer` that comes after the last round."""
 
-    def fit(self, agent_loop_manager) -> None:
-        """verl's loop over the rounds, and then ``tempo.predictions.file``."""
-        super().fit(agent_loop_manager)
-        if self.settings.uses_unlabeled and self.settings.predictions.file is not None:
-            self._predict(Path(self.settings.predictions.file))
+    def _read_questions(self) -> None:
+        """What is asked at the end, in ``self._asked``: the questions of D_U's files, and which is which row.
 
-    def _predict(self, out: Path) -> None:
-        """Sample D_U, and labelled questions for the calibration; write what ``tempo-verl answer`` would."""
+        Raises:
+            UserError: verl has left rows out and changed the others, so that they cannot be told apart.
+        """
+        settings = self.settings
+        if not settings.uses_unlabeled or settings.predictions.file is None or self.config.trainer.val_only:
+            self._asked = None
+            return
+        field, files = "tempo.unlabeled.files", settings.unlabeled.files
+        paths = [Path(path).expanduser() for path in ([files] if isinstance(files, str) else files)]
+        questions, rows = load_questions(field, paths, with_answers=False), self.streams.unlabeled.dataset
+        texts = [prompt_text(field, str(files), row, rows[row]["raw_prompt"]) for row in range(len(rows))]
+        of_rows = aligned(questions, texts)
+        if of_rows is None:
+            raise UserError(
+                f"tempo.predictions.file: {len(questions) - len(rows)} rows of {field} were left out (data.filter_"
+                "overlong_prompts), and the others cannot be told apart; set it to null, and use tempo-verl answer"
+            )
+        self._asked = questions, of_rows
+
+    def _predict(self) -> None:
+        """Sample D_U, and labelled questions for the calibration; write what ``tempo-verl answer`` would.
+
+        A question whose row verl has left out is in the file, without an answer.
+        """
+        if self._asked is None:
+            return
+        questions, of_rows = self._asked
         rows = self.streams.unlabeled.dataset
         if not isinstance(rows, WithoutAnswers):  # method=oracle
             rows = WithoutAnswers(rows)
-        source = "tempo.unlabeled.files", str(self.settings.unlabeled.files)
-        questions = [_question(*source, index, rows.named(index)) for index in range(len(rows))]
-        samples = self._draw("predictions", rows, questions)
+        samples = self._draw("predictions", rows, dict(enumerate(of_rows)))
         labeled: list[Sample] = []
         most = self.settings.predictions.labeled
         if self.streams.labeled is not None and most:
             rows, source = self.streams.labeled.dataset, ("tempo.labeled.files", str(self.settings.labeled.files))
-            spread = range(0, len(rows), math.ceil(len(rows) / most))
-            known = [_question(*source, index, rows[index]) for index in spread]
+            known = {row: _question(*source, row, rows[row]) for row in spread(len(rows), most)}
             labeled = self._draw("predictions: labelled questions", rows, known, verified=True)
-        said = write_predictions(out, questions, samples, labeled)
+        out, oracle = Path(self.settings.predictions.file), self.settings.kind.reward == "verdict"
+        said = write_predictions(out, questions, samples, labeled, upper_bound=oracle)
         logger.warning("%s: %s", out, " ".join(said))
 
     def _draw(
-        self, title: str, rows: Dataset, questions: Sequence[Question], *, verified: bool = False
+        self, title: str, rows: Dataset, questions: dict[int, Question], *, verified: bool = False
     ) -> list[Sample]:
         """n samples of each question, fewer where a rollout failed, by question and number.
 
         Args:
             title: what the progress bar says.
-            rows: the dataset that the questions are from, ``Question.index`` being the row.
+            rows: the dataset that the questions are from.
+            questions: by their row.
             verified: whether the rows have answers, so that there are verdicts to tell.
         """
         n = self.settings.predictions.n
-        prompts = max(1, BATCH // n)
+        batches = math.ceil(len(questions) * n / BATCH)  # of one size: a small one could fail as a whole
         samples: list[Sample] = []
-        for start in tqdm(range(0, len(questions), prompts), desc=title):
-            asked = {question.index: question for question in questions[start : start + prompts]}
+        for batch_rows in tqdm(np.array_split(list(questions), batches), desc=title):
+            asked = {int(row): questions[int(row)] for row in batch_rows}
             uids = self._submit(batch_of(rows, list(asked), [f"predict-{index}" for index in asked]), n=n)
             batch, _ = self.replay_buffer.sample(
                 global_steps=self.global_steps, partition_id="train", batch_size=len(uids)

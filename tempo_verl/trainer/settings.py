@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from tempo_verl.algo.calibration import FEWEST_LABELED
 from tempo_verl.errors import UserError
 from tempo_verl.trainer.checkpoints import KEEP
 from tempo_verl.trainer.methods import METHODS, Method
@@ -192,6 +193,11 @@ class TempoSettings:
         ):
             if value < least:
                 raise UserError(f"tempo.{name}={value} must be at least {least}")
+        if 0 < self.predictions.labeled < FEWEST_LABELED:
+            raise UserError(
+                f"tempo.predictions.labeled={self.predictions.labeled}: no probability is calibrated on fewer than "
+                f"{FEWEST_LABELED} questions; raise it, or set it to 0"
+            )
         for name, value, known in (
             ("method", self.method, METHODS),
             ("advantage", self.advantage, ADVANTAGES),
@@ -220,10 +226,12 @@ class TempoSettings:
                 "whose AUROC on D_L is measured (tempo, or frozen_critic with calibration.interval); set it to null"
             )
         replayed = calibration.replay.prompts
-        if replayed and (not self.kind.fits_critic or self.kind.reward == "official"):
+        fits = self.kind.fits_critic and self.kind.reward != "official"
+        ever = self.kind.learns_on == "labeled" or calibration.interval or calibration.warmup_rounds
+        if replayed and not (fits and (ever or calibration.gate.min_auroc is not None)):
             raise UserError(
-                f"tempo.calibration.replay.prompts={replayed} would have no effect: method={self.method} has no E-step "
-                "that could replay; leave it at 0"
+                f"tempo.calibration.replay.prompts={replayed} would have no effect: this run (method={self.method}, "
+                f"tempo.calibration.interval={calibration.interval}) has no E-step that could replay; leave it at 0"
             )
         if replayed % calibration.mini_batch_size:
             raise UserError(

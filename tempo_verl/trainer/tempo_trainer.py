@@ -62,6 +62,7 @@ class TempoTrainer(OfficialRound, Predictions, PPOTrainerSync):
         self.settings = TempoSettings.from_config(config)
         self.checkpoints = Checkpoints.from_config(config)
         self.judging_sources: list[str] = []
+        self._validated = False
         if self.checkpoints.keeps_best:
             self.judging_sources = read_judging_sources(
                 config.data.val_files, self.settings.unlabeled.files, self.settings.checkpoint.validation
@@ -410,10 +411,14 @@ class TempoTrainer(OfficialRound, Predictions, PPOTrainerSync):
     def fit(self, agent_loop_manager) -> None:
         super().fit(agent_loop_manager)
         self.checkpoints.finish()
+        self._predict()
 
     def on_validate_end(self) -> None:
         """A round that is better than all before it has its checkpoint from here on, if not from its end."""
         super().on_validate_end()
+        first, self._validated = not self._validated, True
+        if first and self.config.trainer.val_before_train and self.global_steps and self.checkpoints.best():
+            return  # a resumed round had its chance; more samples of the same weights would give it another
         if not (self.checkpoints.keeps_best and self.checkpoints.is_better(self.global_steps, self._val_accuracy)):
             return
         if not self.checkpoints.is_complete(self.global_steps):
@@ -484,6 +489,7 @@ class TempoTrainer(OfficialRound, Predictions, PPOTrainerSync):
         # From here on only answers-free rows are in reach of the policy update; verl saves and restores the streams.
         self.train_dataset = None
         self.train_dataloader = self.streams
+        self._read_questions()
 
     def _submit(self, batch: dict, n: int | None = None) -> set[str]:
         """Send prompts to the agent loop, for n responses each (default: rollout.n). Returns their uids."""

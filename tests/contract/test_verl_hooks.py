@@ -20,6 +20,7 @@ import verl.trainer.main_ppo as main_ppo
 import verl.workers.engine
 import verl.workers.engine.fsdp
 import verl.workers.rollout.replica as rollout_replica
+import verl.workers.utils.losses
 from omegaconf import DictConfig, OmegaConf
 from transfer_queue import KVBatchMeta
 from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
@@ -40,10 +41,11 @@ from tempo_verl.compat import ALLOW_NEW_VALUE_HEAD
 from tempo_verl.errors import UserError
 from tempo_verl.launch import resolve_config
 from tempo_verl.trainer.critic_config import FSDPCriticConfig
+from tempo_verl.trainer.critic_loss import value_calibration_loss
 from tempo_verl.trainer.methods import METHODS as SHARED_METHODS
 from tempo_verl.trainer.official_round import OfficialRound
 from tempo_verl.trainer.predict import Predictions
-from tempo_verl.trainer.queue import last_outputs, select
+from tempo_verl.trainer.queue import NOT_FOR_ACTOR, NOT_FOR_CRITIC, last_outputs, select
 from tempo_verl.trainer.settings import TempoSettings
 from tempo_verl.trainer.tempo_trainer import TempoTrainer
 
@@ -192,7 +194,7 @@ def test_every_method_we_override_exists_in_verl() -> None:
         "_rollout", "_e_step", "_m_step", "_self_reward", "_labeled_step", "_official_step", "_values", "_outcome",
         "_fit_critic", "_train_critic", "_shaping", "_store_advantage", "_update_policy", "_count_failed_verdicts",
         "_measure_critic", "_measure_policy", "_monitor", "_dump", "_submit", "_balanced", "_clear_except",
-        "_responses", "_predict", "_draw", "_told",
+        "_responses", "_read_questions", "_predict", "_draw", "_told",
     }  # fmt: skip
     assert own <= ours
     for name in ours - own:
@@ -274,6 +276,25 @@ def test_the_worker_reads_the_keys_that_we_set() -> None:
     engine = inspect.getsource(verl.workers.engine.fsdp.transformer_impl.FSDPEngine.forward_backward_batch)
     for told in ('data["loss_mask"].sum()', "batch_num_tokens=", "dp_size="):
         assert told in engine
+
+
+def test_no_pass_reads_what_it_is_not_sent() -> None:
+    def read_by(*functions) -> set[str]:
+        source = "\n".join(map(inspect.getsource, functions))
+        names = re.findall(r"""\b\w*(?:data|batch)\w*(?:\[|\.get\()["'](\w+)["']""", source)
+        return set(names) | set(re.findall(r"""key=["'](\w+)["']""", source))
+
+    for engine in (
+        verl.workers.engine.fsdp.transformer_impl.FSDPEngine,
+        verl.workers.engine.fsdp.transformer_impl.FSDPEngineWithLMHead,
+        verl.workers.engine.fsdp.transformer_impl.FSDPEngineWithValueHead,
+        TrainingWorker,
+    ):
+        assert not read_by(engine) & (NOT_FOR_ACTOR | NOT_FOR_CRITIC)
+    policy = read_by(verl.workers.utils.losses.ppo_loss)
+    assert {"old_log_probs", "advantages", "response_mask"} <= policy
+    assert not policy & NOT_FOR_ACTOR
+    assert not read_by(value_calibration_loss) & NOT_FOR_CRITIC
 
 
 def test_rows_are_selected_by_key_with_their_tags() -> None:

@@ -57,7 +57,8 @@ def test_a_miniature_is_made_once(tmp_path: Path) -> None:
     assert (tempo / "run.json").read_text() == trained
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "metrics.csv"), metrics)
 
-    (tempo / "run.json").write_text(trained.replace("tempo.rounds=2", "tempo.rounds=3"))
+    begun = tempo / "command.txt"
+    begun.write_text(begun.read_text().replace("tempo.rounds=2", "tempo.rounds=3"))
     other = run(tmp_path, "--methods", "tempo")
     assert other.returncode == 2
     assert other.stderr.strip().splitlines()[-1].startswith("miniature: --out: ")

@@ -17,16 +17,20 @@ from tempo_verl.evaluation.samples import Sample
 from tempo_verl.evaluation.summary import by_question
 from tempo_verl.rewards import score
 from tempo_verl.tasks.pretrain import pretrain
-from tempo_verl.tasks.running_sums import RunningSums
+from tempo_verl.tasks.running_sums import RunningSums, write_parquet
 
 N = 4
+TOO_LONG = 3  # the row that verl leaves out of D_U
 VALUE_TOLERANCE = 1e-4  # another batch, in float32
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory, compose) -> Evidence:
-    """One round of a policy that gives answers, and its predictions in several batches."""
+    """One round of a policy that gives answers, and its predictions in several batches; D_U with a too long prompt."""
     folder = tmp_path_factory.mktemp("predictions")
+    rows = RunningSums(seed=1, n_labeled=32, n_unlabeled=16, n_heldout=16).make_sets()["unlabeled"]
+    rows.insert(TOO_LONG, ("1+" * 10 + "1=", "1"))
+    write_parquet(folder / "unlabeled.parquet", rows, "unlabeled")
     task = RunningSums(seed=1, n_labeled=32, n_unlabeled=16, n_heldout=16)
     policy = pretrain(folder / "policy", task, steps=150).path
     with pytest.MonkeyPatch.context() as patch:
@@ -37,6 +41,8 @@ def found(tmp_path_factory: pytest.TempPathFactory, compose) -> Evidence:
             [
                 "method=tempo",
                 "tempo.rounds=1",
+                f"tempo.unlabeled.files='{folder / 'unlabeled.parquet'}'",
+                "data.filter_overlong_prompts=true",
                 "tempo.calibration.epochs=10",  # until values are above 0, where they weigh
                 f"actor_rollout_ref.model.path='{policy}'",
                 f"tempo.predictions.file='{folder / 'predictions.jsonl'}'",
@@ -46,12 +52,14 @@ def found(tmp_path_factory: pytest.TempPathFactory, compose) -> Evidence:
         )
 
 
-def test_every_question_of_d_u_is_answered_by_the_weighted_vote(found: Evidence, tiny_task: Path) -> None:
+def test_every_question_of_d_u_is_answered_by_the_weighted_vote(found: Evidence) -> None:
     predictions = [json.loads(line) for line in (found.folder / "predictions.jsonl").read_text().splitlines()]
-    questions = load_questions("--data", [tiny_task / "unlabeled.parquet"], with_answers=False)
+    questions = load_questions("--data", [found.folder / "unlabeled.parquet"], with_answers=False)
     samples, labeled = found.drawn
     calibrator = Calibrator(labeled)
     assert [(row["index"], row["question"]) for row in predictions] == [(q.index, q.text) for q in questions]
+    left_out = predictions.pop(TOO_LONG)
+    assert (left_out["answer"], left_out["probability"], left_out["samples"]) == (None, None, 0)
     assert sum(any(votes["weight"] for votes in row["votes"].values()) for row in predictions) > 8
     assert any(row["answer"] != row["majority"] for row in predictions)
     for row, mine in zip(predictions, by_question(samples), strict=True):
@@ -73,9 +81,9 @@ def test_the_values_are_those_of_the_final_critic(found: Evidence, tiny_task: Pa
     tokenizer = AutoTokenizer.from_pretrained(tiny_policy)
     critic = Critic(str(found.weights[1, "critic", "end"]))
 
-    def valued(samples: list[Sample], name: str) -> tuple[list[float], list[float]]:
-        questions = load_questions("--data", [tiny_task / f"{name}.parquet"], with_answers=False)
-        prompts = prompt_ids(questions, tokenizer, "qwen3", name="", chat_template_kwargs={}, max_prompt_tokens=16)
+    def valued(samples: list[Sample], file: Path) -> tuple[list[float], list[float]]:
+        questions = load_questions("--data", [file], with_answers=False)
+        prompts = prompt_ids(questions, tokenizer, "qwen3", name="", chat_template_kwargs={}, max_prompt_tokens=24)
         ends = [[] if sample.truncated else [tokenizer.eos_token_id] for sample in samples]
         tokens = [tokenizer(sample.response)["input_ids"] + end for sample, end in zip(samples, ends, strict=True)]
         # not those that have a special token within them, which their text leaves out
@@ -84,8 +92,8 @@ def test_the_values_are_those_of_the_final_critic(found: Evidence, tiny_task: Pa
         expected = critic.final_values([prompts[sample.index] for sample, _ in whole], [ids for _, ids in whole])
         return [sample.value for sample, _ in whole], expected
 
-    for samples, name in zip(found.drawn, ("unlabeled", "labeled"), strict=True):
-        values, expected = valued(samples, name)
+    for samples, file in zip(found.drawn, (found.folder / "unlabeled", tiny_task / "labeled"), strict=True):
+        values, expected = valued(samples, file.with_suffix(".parquet"))
         assert values == pytest.approx(expected, abs=VALUE_TOLERANCE)
 
 

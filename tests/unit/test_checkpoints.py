@@ -140,7 +140,7 @@ def test_other_files_stay(tmp_path: Path) -> None:
     run.save(1)
     run.save(2)
     assert {path.name for path in run.checkpoints.folder.iterdir()} == {
-        *others, "global_step_2", "latest_checkpointed_iteration.txt",
+        *others, "global_step_2", "latest_checkpointed_iteration.txt", "keep.txt",
     }  # fmt: skip
 
 
@@ -187,6 +187,23 @@ def test_a_new_start_beside_old_checkpoints_is_refused(tmp_path: Path) -> None:
     assert "trainer.resume_mode=disable" in refused(run, "disable")
     start(tmp_path, "all").checkpoints.check_start("disable", [])
     assert run.rounds() == [1]
+
+
+@pytest.mark.parametrize("keep", ["last", "best", "both"])
+def test_what_an_earlier_run_has_kept_is_not_removed(tmp_path: Path, keep: str) -> None:
+    earlier = start(tmp_path, "all")
+    for number in (1, 2, 3):
+        earlier.save(number)
+    assert "would remove the checkpoints of 2 earlier rounds (first: 1)" in refused(start(tmp_path, keep))
+    assert earlier.rounds() == [1, 2, 3]
+
+
+def test_the_best_is_not_removed_by_a_run_that_keeps_the_last(tmp_path: Path) -> None:
+    run = start(tmp_path, "both")
+    run.validate(1, 0.5)
+    run.save(2)
+    assert "would remove the checkpoints of 1 earlier rounds (first: 1)" in refused(start(tmp_path, "last"))
+    start(tmp_path, "best").checkpoints.check_start("auto", SOURCES)
 
 
 @pytest.mark.parametrize("latest", [None, 2])
@@ -240,7 +257,9 @@ VALIDATION = questions(aime=["What is 1 + 1?"], math=["What is 2?", "And 3?"], o
 
 
 def test_by_default_every_data_source_without_a_question_of_d_u_chooses() -> None:
-    assert judging_sources(VALIDATION, None, None) == ["aime", "math", "own"]
+    assert judging_sources(VALIDATION, None, "own") == ["own"]
+    with pytest.raises(UserError, match=r"tempo\.checkpoint\.validation is not set: without tempo\.unlabeled\.files"):
+        judging_sources(VALIDATION, None, None)  # stage 0 does not know which of them are D_U
     assert judging_sources(VALIDATION, questions(u=["Something else"]), None) == ["aime", "math", "own"]
     assert judging_sources(VALIDATION, questions(u=["and  3 ?"]), None) == ["aime", "own"]
     assert judging_sources(VALIDATION, questions(u=["Why?", "what is 1+1?"]), []) == ["math"]

@@ -29,7 +29,7 @@ from tempo_verl.errors import UserError
 from tempo_verl.evaluation.draw import sample_seed
 from tempo_verl.evaluation.engines import Sampling
 from tempo_verl.evaluation.evaluate import evaluate
-from tempo_verl.evaluation.questions import load_questions, prompt_ids
+from tempo_verl.evaluation.questions import Question, aligned, load_questions, prompt_ids, spread
 from tempo_verl.tasks.pretrain import pretrain
 from tempo_verl.tasks.running_sums import RunningSums, solve
 
@@ -158,6 +158,26 @@ def test_prompts_are_those_of_the_rollouts(compose, sampling: Sampling, files: l
         rendered = [options.get("add", "") + question.text + "=" for question in questions]
         assert prompts == [tuple(chat.build_initial_tokens(question.messages)) for question in questions]
         assert prompts == [tuple(tokenizer(text)["input_ids"]) for text in rendered]
+
+
+def test_rows_that_were_left_out_do_not_move_the_others() -> None:
+    def asked(index: int, text: str) -> Question:
+        return Question(index, f"id {index}", "set", [], text, "", "exact", None)
+
+    questions = [asked(number, text) for number, text in enumerate(["a", "too long", "b", "a"])]
+    of_rows = aligned(questions, ["a", "b", "a"])
+    assert of_rows is not None
+    assert [question.index for question in of_rows] == [0, 2, 3]
+    assert aligned(questions, ["A", "x", "y", "z"]) == questions  # all there, whatever was made of the texts
+    assert aligned(questions, ["A", "b", "a"]) is None
+    assert aligned(questions, ["b", "b", "a"]) is None
+
+
+@pytest.mark.parametrize(("count", "most"), [(150, 128), (33, 32), (7, 7), (5, 128), (2400, 64)])
+def test_questions_are_spread_over_their_set(count: int, most: int) -> None:
+    rows = spread(count, most)
+    assert len(rows) == len(set(rows)) == min(count, most)
+    assert set(np.diff(rows)) <= {count // len(rows), count // len(rows) + 1}
 
 
 def test_the_verifier_is_that_of_the_data_source(tmp_path: Path) -> None:

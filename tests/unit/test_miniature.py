@@ -105,13 +105,15 @@ def test_unknown_methods_are_refused(miniature: ModuleType) -> None:
 
 
 def test_a_training_is_done_once_and_not_taken_for_another(miniature: ModuleType, tmp_path: Path) -> None:
-    training = miniature.Training(1, "tempo", tmp_path, (), "tempo-verl train method=tempo")
+    training = miniature.Training(1, "tempo", tmp_path / "tempo", (), "tempo-verl train method=tempo")
     assert not training.done
-    (tmp_path / "run.json").write_text('{"command": "tempo-verl train method=tempo"}')
+    training.claim()
+    training.claim()  # to go on
+    other = miniature.Training(1, "tempo", tmp_path / "tempo", (), "tempo-verl train method=tempo tempo.rounds=3")
+    with pytest.raises(UserError, match="was begun with other settings"):
+        other.claim()
+    (tmp_path / "tempo" / "run.json").touch()
     assert training.done
-    (tmp_path / "run.json").write_text('{"command": "tempo-verl train method=tempo tempo.rounds=3"}')
-    with pytest.raises(UserError, match="trained with other settings"):
-        _ = training.done
 
 
 WORKING = """
@@ -203,6 +205,17 @@ def test_claims_are_judged_by_their_interval_over_seeds(results: ModuleType) -> 
     assert results.claims(made_up(seeds=1)) == []
 
 
+def test_a_seed_that_a_method_lacks_is_left_out_of_its_claims(results: ModuleType) -> None:
+    metrics = made_up()
+    short = metrics[~((metrics["method"] == "ttrl") & (metrics["seed"] == 2))]
+    found = {claim.text: claim for claim in results.claims(short)}
+    assert len(found["TEMPO ends above `ttrl`"].differences) == 2
+    assert len(found["TEMPO gains over its start"].differences) == 3
+    assert results.table(short).endswith("over the seeds 0, 1, 2. `ttrl`: seeds 0, 1 only.")
+    shorter = short[~((short["method"] == "ttrl") & (short["seed"] == 1))]
+    assert not any("`ttrl`" in claim.text for claim in results.claims(shorter))
+
+
 def test_an_interval_on_both_sides_leaves_a_claim_undecided(results: ModuleType) -> None:
     assert results.Claim("", np.array([-0.1, 0.0, 0.2])).verdict == "undecided"
     assert results.Claim("", np.array([-0.2, -0.2, -0.2])).verdict == "does not hold"
@@ -225,6 +238,10 @@ def test_seeds_that_were_trained_apart_are_put_together(results: ModuleType, tmp
     assert results.table(metrics) == results.table(whole)
     with pytest.raises(UserError, match="seed 0 of tempo is in more than one of the folders"):
         results.read([folders[0], folders[0]])
+    short = whole[whole["round"] < 20].assign(seed=9)
+    results.write(short, [], tmp_path / "short")
+    with pytest.raises(UserError, match="short has 10 rounds"):
+        results.read([folders[0], tmp_path / "short"])
     with pytest.raises(UserError, match=r"c: no metrics\.csv in it"):
         results.read([tmp_path / "c"])
 

@@ -421,7 +421,43 @@ def test_checkpoints_that_a_run_does_not_go_on_from(run: Run, mode: str, tmp_pat
     saved(folder, 3)
     run.is_refused(f"trainer.resume_mode={mode}", folder, "tempo.checkpoint.keep=last would remove")
     run["trainer.val_only"] = True  # removes nothing
+    run.is_refused("trainer.val_only=true would train")
+    run["trainer.val_before_train"] = True
     check(run.config)
+
+
+def test_stage_0_has_to_be_told_what_may_choose(run: Run, tmp_path: Path) -> None:
+    choosing(run, tmp_path)
+    run["tempo.method"], run["tempo.unlabeled.files"] = "ppo", None
+    run["data.train_files"] = run.config.tempo.labeled.files
+    run.is_refused("tempo.checkpoint.validation is not set", "running_sums/unlabeled, running_sums/heldout")
+    run["tempo.checkpoint.validation"] = "running_sums/heldout"
+    check(run.config)
+
+
+def test_a_place_where_predictions_cannot_be_written(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file" / "predictions.jsonl"):
+        run["tempo.predictions.file"] = str(path)
+        run.is_refused(f"tempo.predictions.file={path}: a file cannot be written there")
+    run["tempo.predictions.file"] = str(tmp_path / "new" / "predictions.jsonl")
+    check(run.config)
+
+
+def test_replay_that_transfer_queue_cannot_hold(run: Run) -> None:
+    run["tempo.calibration.replay.prompts"] = run.config.tempo.calibration.mini_batch_size
+    run["tempo.calibration.replay.window"] = 7000
+    # (7000 + 1) * 8 * 2 replayed, 16 labelled and 8 unlabelled
+    run.is_refused("tempo.calibration.replay.window=7000", "would have to hold 112040 and holds 100000")
+    run["transfer_queue.backend.SimpleStorage.total_storage_size"] = 112040
+    check(run.config)
+
+
+def test_replay_without_a_critic(run: Run) -> None:
+    run["tempo.method"], run["tempo.allow_labels_on_unlabeled"] = "oracle", True
+    run["critic.enable"], run["tempo.advantage"] = False, "group"
+    run["tempo.calibration.replay.prompts"] = run.config.tempo.calibration.mini_batch_size
+    run.is_refused("tempo.calibration.replay.prompts", "there is no critic to fit (critic.enable=false)")
 
 
 def test_a_best_checkpoint_of_other_data_sources(run: Run, tmp_path: Path) -> None:

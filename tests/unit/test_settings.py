@@ -117,6 +117,7 @@ def test_shaping_is_off_until_it_is_configured(changes: dict[str, float], config
         ("unlabeled.focus", -0.1, "tempo.unlabeled.focus=-0.1 must be at least 0"),
         ("predictions.n", 0, "tempo.predictions.n=0 must be at least 1"),
         ("predictions.labeled", -1, "tempo.predictions.labeled=-1 must be at least 0"),
+        ("predictions.labeled", 19, "tempo.predictions.labeled=19: no probability is calibrated on fewer than 20"),
         ("predictions.n", "all", "tempo.predictions.n: Value 'all'"),
         ("unlabeled.focus", 1, "tempo.unlabeled.focus=1.0 must be less than 1"),
         ("shaping.overlong_buffer", -1, "tempo.shaping.overlong_buffer=-1 must be at least 0"),
@@ -214,6 +215,15 @@ def test_the_gate_is_for_rewards_of_a_measured_critic(method: str) -> None:
         TempoSettings.from_config(
             section(method="frozen_critic", calibration__gate__min_auroc=0.7, calibration__interval=0)
         )
+
+
+@pytest.mark.parametrize("method", ["frozen_critic", "ttrl", "official", "tempo"])
+def test_replay_is_for_runs_with_e_steps(method: str) -> None:
+    replay = {"calibration__replay__prompts": 64, "calibration__interval": 0}
+    with pytest.raises(UserError, match=r"replay\.prompts=64 would have no effect"):
+        TempoSettings.from_config(section(method=method, **replay))
+    TempoSettings.from_config(section(method="tempo", **replay, calibration__warmup_rounds=2))
+    TempoSettings.from_config(section(method="ppo", **replay))
 
 
 def test_official_has_no_warm_up() -> None:

@@ -296,12 +296,6 @@ def test_any_rows_can_be_asked_for(leaky: WithoutAnswers) -> None:
     assert SECRET not in json.dumps({name: np.asarray(value).tolist() for name, value in batch.items()})
 
 
-def test_a_row_for_a_result_has_its_id_and_no_answer(leaky: WithoutAnswers, questions: Dataset) -> None:
-    assert leaky.named(1)["extra_info"] == {"index": 7, "id": "q-7"}
-    assert SECRET not in json.dumps(leaky.named(1), default=str)
-    assert WithoutAnswers(questions).named(0)["extra_info"]["id"] is None
-
-
 def test_the_file_itself_is_not_touched(questions: Dataset) -> None:
     assert WithoutAnswers(questions)[0]["reward_model"]["ground_truth"] is None
     assert questions[0]["reward_model"]["ground_truth"] in "0123456789"
