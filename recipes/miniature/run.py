@@ -217,25 +217,44 @@ def chosen(text: str | None, settings: Any) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def changed(settings: Any, fast: bool, changes: Sequence[str]) -> Any:
+    """The settings, with those of ``fast`` and of ``--set`` in their place.
+
+    Raises:
+        UserError: a change of something that is not there.
+    """
+    small = settings.pop("fast")
+    if fast:
+        settings = OmegaConf.merge(settings, small)
+    OmegaConf.set_struct(settings, True)
+    for change in changes:
+        name, _, value = change.partition("=")
+        if not value or OmegaConf.select(settings, name, default=None) is None:
+            raise UserError(f"--set {change}: give NAME=VALUE with a name from {SETTINGS.name}, such as rounds=50")
+        settings = OmegaConf.merge(settings, OmegaConf.from_dotlist([change]))
+    return settings
+
+
 def main(
     seeds: Annotated[str, typer.Option(help="Each makes a task, a policy, and a run of every method.")] = "11,12,13",
     out: Annotated[Path, typer.Option(help="Folder of all runs; what is there is not trained again.")] = Path(
         "runs/miniature"
     ),
     methods: Annotated[str | None, typer.Option(help="Only these, from methods and variants in settings.yaml.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="A value of settings.yaml, as in --set rounds=50.")
+    ] = None,
     fast: Annotated[bool, typer.Option("--fast", help="A few rounds: shows that it works, not the effect.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Trainings at a time; each takes a core and 5 GB.")] = 2,
 ) -> None:
     """Run every method from one RLVR checkpoint on the tiny task; make the table, the figures and the report."""
     console = Console()
-    settings = OmegaConf.load(SETTINGS)
-    small = settings.pop("fast")
-    if fast:
-        settings = OmegaConf.merge(settings, small)
+    settings = changed(OmegaConf.load(SETTINGS), fast, changes or [])
     names = chosen(methods, settings)
     started = time.monotonic()
     run_all(out, settings, numbers(seeds), names, jobs, console)
     options = ["--seeds", seeds, *(["--methods", methods] if methods else []), *(["--fast"] if fast else [])]
+    options += [part for change in changes or [] for part in ("--set", change)]
     command = shlex.join(["python", "recipes/miniature/run.py", *options, "--jobs", str(jobs)])
     for line in summarise(command, out, numbers(seeds), names):
         console.print(line, highlight=False, soft_wrap=True)

@@ -104,6 +104,14 @@ def test_unknown_methods_are_refused(miniature: ModuleType) -> None:
     assert miniature.chosen("ttrl,tempo,ttrl", SETTINGS) == ["ttrl", "tempo"]
 
 
+def test_a_setting_can_be_changed(miniature: ModuleType) -> None:
+    settings = miniature.changed(SETTINGS.copy(), True, ["rounds=7", "task.n_labeled=99"])
+    assert (settings.rounds, settings.stage0_rounds, settings.task.n_labeled) == (7, SETTINGS.fast.stage0_rounds, 99)
+    for change in ("round=7", "rounds", "rounds=", "task.x=1"):
+        with pytest.raises(UserError, match=f"--set {change}: give NAME=VALUE with a name from settings.yaml"):
+            miniature.changed(SETTINGS.copy(), False, [change])
+
+
 def test_a_training_is_done_once_and_not_taken_for_another(miniature: ModuleType, tmp_path: Path) -> None:
     training = miniature.Training(1, "tempo", tmp_path / "tempo", (), "tempo-verl train method=tempo")
     assert not training.done
