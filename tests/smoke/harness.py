@@ -65,11 +65,10 @@ def train(compose, folder: Path, overrides: list[str]) -> Evidence:
             return super()._m_step(*args)
 
         def _train_critic(self, samples, *args):
-            stored = samples.read("input_ids", "outcome")
-            rows = zip(stored["input_ids"].unbind(), stored["outcome"].unbind(), strict=True)
-            found.fitted[self.global_steps] = {
-                key: (ids.tolist(), outcome.item()) for key, (ids, outcome) in zip(samples.meta.keys, rows, strict=True)
-            }
+            if self.settings.kind.reward != "official":  # whose loss has targets of its own
+                stored = samples.read("input_ids", "outcome")
+                rows = zip(samples.meta.keys, stored["input_ids"].unbind(), stored["outcome"].unbind(), strict=True)
+                found.fitted[self.global_steps] = {key: (ids.tolist(), outcome.item()) for key, ids, outcome in rows}
             super()._train_critic(samples, *args)
 
         def _update_policy(self, samples, *args):
@@ -120,8 +119,8 @@ def train(compose, folder: Path, overrides: list[str]) -> Evidence:
         runner.init_agent_loop_manager()
         runner.trainer.fit(runner.agent_loop_manager)
         found.left_in_queue = set((tq.kv_list() or {}).get("train", {}))
-        tq.close()
     finally:
+        tq.close()  # else the next run would look for this one's actors
         ray.shutdown()
     return found
 

@@ -72,7 +72,12 @@ def look(page: Path, width: int, scheme: str, tmp_path: Path) -> dict:
         "--dump-dom",
         frame.as_uri(),
     ]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    for _ in range(3):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        if done.returncode >= 0:  # below: the browser itself has crashed, which says nothing about the page
+            break
+    assert done.returncode == 0, done.stderr
+    dom = done.stdout
     found = re.search(r'data-seen="([^"]*)"', dom)
     assert found, "the probe did not run"
     return json.loads(html.unescape(found[1]))
