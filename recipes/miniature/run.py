@@ -226,7 +226,6 @@ def changed(settings: Any, fast: bool, changes: Sequence[str]) -> Any:
     small = settings.pop("fast")
     if fast:
         settings = OmegaConf.merge(settings, small)
-    OmegaConf.set_struct(settings, True)
     for change in changes:
         name, _, value = change.partition("=")
         if not value or OmegaConf.select(settings, name, default=None) is None:

@@ -107,6 +107,7 @@ def test_unknown_methods_are_refused(miniature: ModuleType) -> None:
 def test_a_setting_can_be_changed(miniature: ModuleType) -> None:
     settings = miniature.changed(SETTINGS.copy(), True, ["rounds=7", "task.n_labeled=99"])
     assert (settings.rounds, settings.stage0_rounds, settings.task.n_labeled) == (7, SETTINGS.fast.stage0_rounds, 99)
+    assert "tempo.rounds=7" in miniature.overrides(settings, Path("seed_1"), 1, "tempo")
     for change in ("round=7", "rounds", "rounds=", "task.x=1"):
         with pytest.raises(UserError, match=f"--set {change}: give NAME=VALUE with a name from settings.yaml"):
             miniature.changed(SETTINGS.copy(), False, [change])
