@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a miniature measured: ``metrics.csv`` from the run folders; the table, the claims and the figures from that.
 
-    python recipes/miniature/results.py recipes/miniature/results             # from the committed metrics, once more
+    python recipes/miniature/results.py runs/miniature                        # from its metrics.csv, once more
     python recipes/miniature/results.py runs/a runs/b --out runs/together     # seeds that were trained apart
 
 All shares are fractions in [0, 1]. Accuracies on D_U are for monitoring; no method but ``oracle`` sees them.
@@ -278,12 +278,13 @@ def read(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[dict]]:
     """Metrics and descriptions of several folders as those of one.
 
     Raises:
-        UserError: a folder without results, or the same training in two.
+        UserError: a folder without results, one with another number of rounds, or the same training in two.
     """
     parts, about = [], []
     for folder in folders:
-        if not (folder / "metrics.csv").is_file():
-            raise UserError(f"{folder}: no metrics.csv in it; name a folder that run.py has finished")
+        for name in ("metrics.csv", "about.json"):
+            if not (folder / name).is_file():
+                raise UserError(f"{folder}: no {name} in it; name a folder that run.py has finished")
         parts.append(pd.read_csv(folder / "metrics.csv"))
         about += json.loads((folder / "about.json").read_text(encoding="utf-8"))
     for part, folder in zip(parts, folders, strict=True):

@@ -115,7 +115,9 @@ class Checkpoints:
                 "trainer.default_local_dir"
             )
         best, latest = self.best(), self.latest()
-        lost = set() if self._kept.is_file() else self.rounds() - {latest}
+        lost: set[int] = set()
+        if latest is not None and not self._kept.is_file():  # later ones are of interrupted saves
+            lost = {number for number in self.rounds() if number < latest}
         if best is not None:
             lost = lost - {best.round} if self.keeps_best else (lost | {best.round} & self.rounds()) - {latest}
         if lost:

@@ -28,10 +28,10 @@ VALUE_TOLERANCE = 1e-4  # another batch, in float32
 def found(tmp_path_factory: pytest.TempPathFactory, compose) -> Evidence:
     """One round of a policy that gives answers, and its predictions in several batches; D_U with a too long prompt."""
     folder = tmp_path_factory.mktemp("predictions")
-    rows = RunningSums(seed=1, n_labeled=32, n_unlabeled=16, n_heldout=16).make_sets()["unlabeled"]
+    task = RunningSums(seed=1, n_labeled=32, n_unlabeled=16, n_heldout=16)
+    rows = task.make_sets()["unlabeled"]
     rows.insert(TOO_LONG, ("1+" * 10 + "1=", "1"))
     write_parquet(folder / "unlabeled.parquet", rows, "unlabeled")
-    task = RunningSums(seed=1, n_labeled=32, n_unlabeled=16, n_heldout=16)
     policy = pretrain(folder / "policy", task, steps=150).path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tempo_verl.trainer.predict.BATCH", 6 * N)

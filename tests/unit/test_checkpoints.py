@@ -198,6 +198,12 @@ def test_what_an_earlier_run_has_kept_is_not_removed(tmp_path: Path, keep: str) 
     assert earlier.rounds() == [1, 2, 3]
 
 
+def test_a_run_that_was_killed_in_its_first_save_may_start_again(tmp_path: Path) -> None:
+    run = start(tmp_path, "last")
+    (run.checkpoints.path(1) / "actor").mkdir(parents=True)
+    run.checkpoints.check_start("auto", [])
+
+
 def test_the_best_is_not_removed_by_a_run_that_keeps_the_last(tmp_path: Path) -> None:
     run = start(tmp_path, "both")
     run.validate(1, 0.5)

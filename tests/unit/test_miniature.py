@@ -251,5 +251,8 @@ def test_seeds_that_were_trained_apart_are_put_together(results: ModuleType, tmp
     results.write(short, [], tmp_path / "short")
     with pytest.raises(UserError, match="short has 10 rounds"):
         results.read([folders[0], tmp_path / "short"])
+    (tmp_path / "short" / "about.json").unlink()
+    with pytest.raises(UserError, match=r"short: no about\.json in it"):
+        results.read([tmp_path / "short"])
     with pytest.raises(UserError, match=r"c: no metrics\.csv in it"):
         results.read([tmp_path / "c"])
