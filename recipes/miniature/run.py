@@ -78,6 +78,7 @@ def overrides(settings: Any, folder: Path, seed: int, name: str) -> tuple[str, .
         "seed": seed,
         "data": str(folder / "data"),
         "policy": str(folder / "policy"),
+        "critic_start": str(folder / ("critic_start" if settings.critic_width else "policy")),
         "actor": str(checkpoint / "actor" / "huggingface"),
         "critic": str(checkpoint / "critic" / "huggingface"),
     }
@@ -101,13 +102,18 @@ def train(training: Training) -> None:
 
 
 def start_from(out: Path, settings: Any, stage0: Training) -> None:
-    """All that comes before the methods: question sets, pretrained policy, stage 0."""
+    """All that comes before the methods: question sets, pretrained policy (and critic), stage 0."""
     from tempo_verl.quickstart import prepare
+    from tempo_verl.tasks.pretrain import pretrain
     from tempo_verl.tasks.running_sums import RunningSums
 
-    folder = out / f"seed_{stage0.seed}"
-    if not (folder / "policy" / "tokenizer.json").is_file():  # written last
-        prepare(folder, RunningSums(seed=stage0.seed, **settings.task), settings.pretrain_steps, Console(quiet=True))
+    folder, steps, width = out / f"seed_{stage0.seed}", settings.pretrain_steps, settings.critic_width
+    task = RunningSums(seed=stage0.seed, **settings.task)
+    last_written = "tokenizer.json"
+    if not (folder / "policy" / last_written).is_file():
+        prepare(folder, task, steps, Console(quiet=True))
+    if width and not (folder / "critic_start" / last_written).is_file():
+        pretrain(folder / "critic_start", task, steps, seed=task.seed, width=width)
     train(stage0)
 
 
@@ -167,7 +173,7 @@ def run_all(out: Path, settings: Any, seeds: Sequence[int], names: Sequence[str]
     def training(seed: int, name: str) -> Training:
         folder = out / f"seed_{seed}"
         from_out = overrides(settings, Path(folder.name), seed, name)
-        start = OmegaConf.to_yaml({"task": settings.task, "pretrain_steps": settings.pretrain_steps}, sort_keys=True)
+        start = OmegaConf.to_yaml(OmegaConf.masked_copy(settings, ["task", "pretrain_steps", "critic_width"]))
         command = f"{shlex.join(['tempo-verl', 'train', *from_out])}  # {' '.join(start.split())}"
         return Training(seed, name, folder / name, overrides(settings, folder.resolve(), seed, name), command)
 
@@ -221,8 +227,10 @@ def changed(settings: Any, fast: bool, changes: Sequence[str]) -> Any:
     """The settings, with those of ``fast`` and of ``--set`` in their place.
 
     Raises:
-        UserError: a change of something that is not there.
+        UserError: a change of something that is not there, or to something that cannot be.
     """
+    from tempo_verl.tasks.running_sums import RunningSums
+
     small = settings.pop("fast")
     if fast:
         settings = OmegaConf.merge(settings, small)
@@ -231,6 +239,12 @@ def changed(settings: Any, fast: bool, changes: Sequence[str]) -> Any:
         if not value or OmegaConf.select(settings, name, default=None) is None:
             raise UserError(f"--set {change}: give NAME=VALUE with a name from {SETTINGS.name}, such as rounds=50")
         settings = OmegaConf.merge(settings, OmegaConf.from_dotlist([change]))
+    try:
+        RunningSums(**settings.task)
+    except ValueError as error:
+        raise UserError(f"--set task.{error}") from error
+    if settings.critic_width % 16:  # the width of a head, see tasks.pretrain
+        raise UserError(f"--set critic_width={settings.critic_width}: expected a multiple of 16, or 0")
     return settings
 
 

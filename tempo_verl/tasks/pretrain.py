@@ -24,6 +24,8 @@ IGNORE = -100  # label of a position without loss
 WARMUP_STEPS = 20
 BETAS = (0.9, 0.95)
 MAX_GRAD_NORM = 1.0
+WIDTH = 64
+HEAD = 16
 
 
 class Pretrained(NamedTuple):
@@ -34,17 +36,29 @@ class Pretrained(NamedTuple):
     seconds: float
 
 
-def build_model(seed: int = 0) -> Qwen3ForCausalLM:
-    """A new float32 Qwen3 of about 126k parameters; its vocabulary equals the tokenizer's. Global RNG untouched."""
+def build_model(seed: int = 0, width: int = WIDTH) -> Qwen3ForCausalLM:
+    """A new float32 Qwen3, at the default width of 126k parameters, with the tokenizer's vocabulary.
+
+    The global random state stays as it is.
+
+    Args:
+        seed: of the weights.
+        width: of the hidden states, a multiple of 16.
+
+    Raises:
+        ValueError: another width.
+    """
+    if width < HEAD or width % HEAD:
+        raise ValueError(f"width={width}: expected a multiple of {HEAD}")
     end, pad = VOCABULARY.index(END), VOCABULARY.index(PAD)
     config = Qwen3Config(
         vocab_size=len(VOCABULARY),
-        hidden_size=64,
-        intermediate_size=128,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        head_dim=16,
+        num_attention_heads=width // HEAD,
+        num_key_value_heads=width // HEAD,
+        head_dim=HEAD,
         initializer_range=0.05,  # 0.02 is meant for wide models and learns the marks late at this width
         max_position_embeddings=256,
         tie_word_embeddings=False,
@@ -80,6 +94,7 @@ def pretrain(
     batch_size: int = 32,
     lr: float = 5e-3,
     seed: int = 0,
+    width: int = WIDTH,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Pretrained:
     """Train a new model on corrupted solutions and save it with its tokenizer as a Hugging Face directory.
@@ -94,10 +109,11 @@ def pretrain(
         batch_size: samples per step.
         lr: peak learning rate.
         seed: of the initial weights and of the samples.
+        width: as in :func:`build_model`.
         progress: called after every step with (step, steps, loss), step from 1.
     """
     started = time.perf_counter()
-    tokenizer, model = build_tokenizer(), build_model(seed)
+    tokenizer, model = build_tokenizer(), build_model(seed, width)
     # Batches of (nearly) one length each, in random order: a quarter less padding to compute.
     samples = sorted(task.pretraining_samples(steps * batch_size, seed), key=lambda sample: len(sample[0]))
     batches = [encode(samples[i : i + batch_size], tokenizer) for i in range(0, len(samples), batch_size)]

@@ -111,6 +111,18 @@ def test_a_setting_can_be_changed(miniature: ModuleType) -> None:
     for change in ("round=7", "rounds", "rounds=", "task.x=1"):
         with pytest.raises(UserError, match=f"--set {change}: give NAME=VALUE with a name from settings.yaml"):
             miniature.changed(SETTINGS.copy(), False, [change])
+    for change, told in (
+        ("task.variant=C", "--set task.variant='C': expected one of B, W0"),
+        ("critic_width=100", "--set critic_width=100: expected a multiple of 16, or 0"),
+    ):
+        with pytest.raises(UserError, match=told):
+            miniature.changed(SETTINGS.copy(), False, [change])
+
+
+def test_a_wider_critic_starts_from_a_model_of_its_own(miniature: ModuleType) -> None:
+    settings = miniature.changed(SETTINGS.copy(), False, ["critic_width=128"])
+    for given, start in ((SETTINGS, "policy"), (settings, "critic_start")):
+        assert f"critic.model.path='seed_1/{start}'" in miniature.overrides(given, Path("seed_1"), 1, "stage0")
 
 
 def test_a_training_is_done_once_and_not_taken_for_another(miniature: ModuleType, tmp_path: Path) -> None:

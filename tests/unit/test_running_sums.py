@@ -264,6 +264,12 @@ def test_model_is_tiny_and_leaves_the_global_rng_alone() -> None:
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
+def test_model_of_another_width() -> None:
+    assert build_model(width=128).config.hidden_size == 128
+    with pytest.raises(ValueError, match="width=100: expected a multiple of 16"):
+        build_model(width=100)
+
+
 def test_pretrained_directory_loads_and_is_reproducible(tmp_path: Path) -> None:
     seen: list[tuple[int, int, float]] = []
     threads = torch.get_num_threads()
