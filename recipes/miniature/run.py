@@ -78,7 +78,7 @@ def overrides(settings: Any, folder: Path, seed: int, name: str) -> tuple[str, .
         "seed": seed,
         "data": str(folder / "data"),
         "policy": str(folder / "policy"),
-        "critic_start": str(folder / ("critic_start" if settings.critic_width else "policy")),
+        "critic_start": str(folder / "critic_start"),
         "actor": str(checkpoint / "actor" / "huggingface"),
         "critic": str(checkpoint / "critic" / "huggingface"),
     }
@@ -102,24 +102,25 @@ def train(training: Training) -> None:
 
 
 def start_from(out: Path, settings: Any, stage0: Training) -> None:
-    """All that comes before the methods: question sets, pretrained policy (and critic), stage 0."""
+    """All that comes before the methods: question sets, pretrained policy and critic, stage 0."""
     from tempo_verl.quickstart import prepare
     from tempo_verl.tasks.pretrain import pretrain
     from tempo_verl.tasks.running_sums import RunningSums
 
-    folder, steps, width = out / f"seed_{stage0.seed}", settings.pretrain_steps, settings.critic_width
+    folder, steps = out / f"seed_{stage0.seed}", settings.pretrain_steps
     task = RunningSums(seed=stage0.seed, **settings.task)
     last_written = "tokenizer.json"
     if not (folder / "policy" / last_written).is_file():
         prepare(folder, task, steps, Console(quiet=True))
-    if width and not (folder / "critic_start" / last_written).is_file():
-        pretrain(folder / "critic_start", task, steps, seed=task.seed, width=width)
+    if not (folder / "critic_start" / last_written).is_file():
+        pretrain(folder / "critic_start", task, steps, seed=task.seed, **settings.critic)
     train(stage0)
 
 
 def end_with_parent() -> None:
     """Interrupt this worker when the process that it works for is gone: no training goes on unseen."""
     parent = os.getppid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # `nohup ... &` in a script has it ignored
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -173,7 +174,7 @@ def run_all(out: Path, settings: Any, seeds: Sequence[int], names: Sequence[str]
     def training(seed: int, name: str) -> Training:
         folder = out / f"seed_{seed}"
         from_out = overrides(settings, Path(folder.name), seed, name)
-        start = OmegaConf.to_yaml(OmegaConf.masked_copy(settings, ["task", "pretrain_steps", "critic_width"]))
+        start = OmegaConf.to_yaml(OmegaConf.masked_copy(settings, ["task", "pretrain_steps", "critic"]))
         command = f"{shlex.join(['tempo-verl', 'train', *from_out])}  # {' '.join(start.split())}"
         return Training(seed, name, folder / name, overrides(settings, folder.resolve(), seed, name), command)
 
@@ -243,8 +244,9 @@ def changed(settings: Any, fast: bool, changes: Sequence[str]) -> Any:
         RunningSums(**settings.task)
     except ValueError as error:
         raise UserError(f"--set task.{error}") from error
-    if settings.critic_width % 16:  # the width of a head, see tasks.pretrain
-        raise UserError(f"--set critic_width={settings.critic_width}: expected a multiple of 16, or 0")
+    width, layers = settings.critic.width, settings.critic.layers
+    if width < 16 or width % 16 or layers < 1:  # 16: the width of a head, see tasks.pretrain
+        raise UserError(f"--set critic.width={width} critic.layers={layers}: expected a multiple of 16, and 1 or more")
     return settings
 
 

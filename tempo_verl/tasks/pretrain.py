@@ -24,7 +24,7 @@ IGNORE = -100  # label of a position without loss
 WARMUP_STEPS = 20
 BETAS = (0.9, 0.95)
 MAX_GRAD_NORM = 1.0
-WIDTH = 64
+WIDTH, LAYERS = 64, 3
 HEAD = 16
 
 
@@ -36,14 +36,15 @@ class Pretrained(NamedTuple):
     seconds: float
 
 
-def build_model(seed: int = 0, width: int = WIDTH) -> Qwen3ForCausalLM:
-    """A new float32 Qwen3, at the default width of 126k parameters, with the tokenizer's vocabulary.
+def build_model(seed: int = 0, width: int = WIDTH, layers: int = LAYERS) -> Qwen3ForCausalLM:
+    """A new float32 Qwen3, by default of 126k parameters, with the tokenizer's vocabulary.
 
     The global random state stays as it is.
 
     Args:
         seed: of the weights.
         width: of the hidden states, a multiple of 16.
+        layers: how many.
 
     Raises:
         ValueError: another width.
@@ -55,7 +56,7 @@ def build_model(seed: int = 0, width: int = WIDTH) -> Qwen3ForCausalLM:
         vocab_size=len(VOCABULARY),
         hidden_size=width,
         intermediate_size=2 * width,
-        num_hidden_layers=3,
+        num_hidden_layers=layers,
         num_attention_heads=width // HEAD,
         num_key_value_heads=width // HEAD,
         head_dim=HEAD,
@@ -95,6 +96,7 @@ def pretrain(
     lr: float = 5e-3,
     seed: int = 0,
     width: int = WIDTH,
+    layers: int = LAYERS,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Pretrained:
     """Train a new model on corrupted solutions and save it with its tokenizer as a Hugging Face directory.
@@ -109,11 +111,11 @@ def pretrain(
         batch_size: samples per step.
         lr: peak learning rate.
         seed: of the initial weights and of the samples.
-        width: as in :func:`build_model`.
+        width, layers: as in :func:`build_model`.
         progress: called after every step with (step, steps, loss), step from 1.
     """
     started = time.perf_counter()
-    tokenizer, model = build_tokenizer(), build_model(seed, width)
+    tokenizer, model = build_tokenizer(), build_model(seed, width, layers)
     # Batches of (nearly) one length each, in random order: a quarter less padding to compute.
     samples = sorted(task.pretraining_samples(steps * batch_size, seed), key=lambda sample: len(sample[0]))
     batches = [encode(samples[i : i + batch_size], tokenizer) for i in range(0, len(samples), batch_size)]

@@ -57,6 +57,7 @@ def out(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Path, tiny_critic
     checkpoint = folder / "stage0" / "checkpoints" / f"global_step_{SETTINGS.stage0_rounds}"
     for model, place in (
         (tiny_policy, folder / "policy"),
+        (tiny_policy, folder / "critic_start"),
         (tiny_policy, checkpoint / "actor" / "huggingface"),
         (tiny_critic, checkpoint / "critic" / "huggingface"),
     ):
@@ -113,16 +114,10 @@ def test_a_setting_can_be_changed(miniature: ModuleType) -> None:
             miniature.changed(SETTINGS.copy(), False, [change])
     for change, told in (
         ("task.variant=C", "--set task.variant='C': expected one of B, W0"),
-        ("critic_width=100", "--set critic_width=100: expected a multiple of 16, or 0"),
+        ("critic.width=100", "--set critic.width=100 critic.layers=5: expected a multiple of 16, and 1 or more"),
     ):
         with pytest.raises(UserError, match=told):
             miniature.changed(SETTINGS.copy(), False, [change])
-
-
-def test_a_wider_critic_starts_from_a_model_of_its_own(miniature: ModuleType) -> None:
-    settings = miniature.changed(SETTINGS.copy(), False, ["critic_width=128"])
-    for given, start in ((SETTINGS, "policy"), (settings, "critic_start")):
-        assert f"critic.model.path='seed_1/{start}'" in miniature.overrides(given, Path("seed_1"), 1, "stage0")
 
 
 def test_a_training_is_done_once_and_not_taken_for_another(miniature: ModuleType, tmp_path: Path) -> None:
@@ -158,9 +153,10 @@ if __name__ == "__main__":
 """
 
 
-def test_no_worker_outlives_the_command(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ignored", [False, True])
+def test_no_worker_outlives_the_command(tmp_path: Path, ignored: bool) -> None:
     script, told = tmp_path / "working.py", tmp_path / "pid"
-    script.write_text(WORKING)
+    script.write_text(("import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" if ignored else "") + WORKING)
     command = subprocess.Popen([sys.executable, str(script), str(told), str(MINIATURE)])
     try:
         worker = int(_soon(lambda: told.is_file() and told.read_text()))

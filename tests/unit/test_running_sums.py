@@ -264,8 +264,9 @@ def test_model_is_tiny_and_leaves_the_global_rng_alone() -> None:
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-def test_model_of_another_width() -> None:
-    assert build_model(width=128).config.hidden_size == 128
+def test_model_of_another_size() -> None:
+    config = build_model(width=128, layers=5).config
+    assert (config.hidden_size, config.num_hidden_layers) == (128, 5)
     with pytest.raises(ValueError, match="width=100: expected a multiple of 16"):
         build_model(width=100)
 
