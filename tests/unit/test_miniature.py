@@ -114,7 +114,7 @@ def test_a_setting_can_be_changed(miniature: ModuleType) -> None:
             miniature.changed(SETTINGS.copy(), False, [change])
     for change, told in (
         ("task.variant=C", "--set task.variant='C': expected one of B, W0"),
-        ("critic.width=100", "--set critic.width=100 critic.layers=5: expected a multiple of 16, and 1 or more"),
+        ("critic.width=100", "--set critic.width=100 critic.layers=4: expected a multiple of 16, and 1 or more"),
     ):
         with pytest.raises(UserError, match=told):
             miniature.changed(SETTINGS.copy(), False, [change])
