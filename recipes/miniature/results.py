@@ -35,7 +35,7 @@ ROUND_MEASURES = {
     "auroc_labeled": "tempo/labeled/auroc",
     "gap_labeled": "tempo/labeled/gap",
 }
-COLUMNS = ["seed", "method", "round", *SET_MEASURES, *ROUND_MEASURES]
+COLUMNS = ["seed", "method", "round", *SET_MEASURES, "wrong_marked_y", *ROUND_MEASURES]
 DIGITS = 4
 LAST_OF_STAGE0 = 5
 
@@ -65,12 +65,24 @@ def _rows(folder: Path, most: int | None = None) -> Iterator[dict]:
         row: dict = {"round": step}
         for column, (name, measure) in SET_MEASURES.items():
             row[column] = next(value for key, value in scores[name][step].items() if key.startswith(measure))
+        row["wrong_marked_y"] = _wrong_marked_y(folder / "validation" / f"{step}.jsonl")
         for column, metric in ROUND_MEASURES.items():
             since = before if most is None else max(before, step - most)
             values = [value for at, value in zip(*run.series("tempo", metric), strict=True) if since < at <= step]
             row[column] = float(np.mean(values)) if values else None
         before = step
         yield row
+
+
+def _wrong_marked_y(validation: Path) -> float | None:
+    """The share of D_U's wrong steps that their writer calls right; None if no step is wrong."""
+    from tempo_verl.tasks.running_sums import judged_steps
+
+    rows = map(json.loads, validation.read_text(encoding="utf-8").splitlines())
+    mine = [row for row in rows if row["data_source"].endswith("/unlabeled")]
+    steps = [step for row in mine for step in judged_steps(row["input"].strip(), row["output"].strip())]
+    marks = [marked_y for right, marked_y in steps if not right]
+    return float(np.mean(marks)) if marks else None
 
 
 # ------------------------------------------------------------------------------------------------------ from the table
@@ -81,8 +93,9 @@ def table(metrics: pd.DataFrame) -> str:
     last = metrics[metrics["round"] == metrics["round"].max()]
     start = metrics[(metrics["round"] == 0) & (metrics["method"] == metrics["method"].iloc[0])]
     lines = [
-        "| | D_U avg@8 | D_U pass@8 | distinct in 8 | held-out avg@8 | reward's AUROC on D_U | critic's on D_L |",
-        "|---|---|---|---|---|---|---|",
+        "| | D_U avg@8 | D_U pass@8 | distinct in 8 | held-out avg@8 | wrong steps marked y | reward's AUROC on D_U "
+        "| critic's on D_L |",
+        "|---|---|---|---|---|---|---|---|",
         _line("start (stage 0)", start),
     ]
     lines += [_line(f"`{method}`", last[last["method"] == method]) for method in metrics["method"].unique()]
@@ -99,7 +112,7 @@ def _line(name: str, rows: pd.DataFrame) -> str:
         *(_cell(rows[column], percent=True) for column in ("accuracy", "pass@8")),
         _cell(rows["distinct"], percent=False),
         _cell(rows["heldout"], percent=True),
-        *(_cell(rows[column], percent=False) for column in ("auroc_unlabeled", "auroc_labeled")),
+        *(_cell(rows[column], percent=False) for column in ("wrong_marked_y", "auroc_unlabeled", "auroc_labeled")),
     ]
     return f"| {name} | {' | '.join(cells)} |"
 
@@ -171,6 +184,11 @@ def claims(metrics: pd.DataFrame) -> list[Claim]:
         ["tempo", "frozen_critic"],
         lambda: at("tempo", "auroc_unlabeled") - at("frozen_critic", "auroc_unlabeled"),
     )
+    claim(
+        "recalibration: fewer wrong steps are marked y than with the frozen critic",
+        ["tempo", "frozen_critic"],
+        lambda: at("frozen_critic", "wrong_marked_y") - at("tempo", "wrong_marked_y"),
+    )
     first = metrics.loc[metrics["round"] > 0, "round"].min()
     for column, where in (("auroc_labeled", "D_L"), ("auroc_unlabeled", "D_U")):
         claim(
@@ -199,7 +217,7 @@ def claims_table(found: Sequence[Claim]) -> str:
 
 
 def figures(metrics: pd.DataFrame, out: Path) -> list[Path]:
-    """The paper's three figures: accuracy; pass@8 and diversity; AUROC with and without recalibration."""
+    """The three figures: accuracy; pass@8 and diversity; AUROC with and without recalibration (and the marks)."""
     from matplotlib.figure import Figure
 
     from tempo_verl.report.style import LIGHT
@@ -207,13 +225,17 @@ def figures(metrics: pd.DataFrame, out: Path) -> list[Path]:
     panels = {
         "accuracy": [("accuracy", "accuracy on D_U (avg@8)"), ("heldout", "accuracy on held-out questions (avg@8)")],
         "diversity": [("pass@8", "pass@8 on D_U"), ("distinct", "distinct answers in 8")],
-        "auroc": [("auroc_unlabeled", "AUROC of the reward on D_U"), ("auroc_labeled", "AUROC on fresh D_L rollouts")],
+        "auroc": [
+            ("auroc_unlabeled", "AUROC of the reward on D_U"),
+            ("auroc_labeled", "AUROC on fresh D_L rollouts"),
+            ("wrong_marked_y", "wrong steps on D_U marked y"),
+        ],
     }
     methods = list(metrics["method"].unique())
     paths = []
     for name, parts in panels.items():
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
-        for axis, (column, title) in zip(figure.subplots(1, 2), parts, strict=True):
+        figure = Figure(figsize=(1.4 + 3.8 * len(parts), 3.6), layout="constrained")
+        for axis, (column, title) in zip(figure.subplots(1, len(parts)), parts, strict=True):
             for number, method in enumerate(methods):
                 rows = metrics[metrics["method"] == method].dropna(subset=[column])
                 if rows.empty:

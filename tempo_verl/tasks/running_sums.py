@@ -194,6 +194,22 @@ def extract(response: str) -> str | None:
     return response[-2] if _STEPS.fullmatch(response) else None
 
 
+def judged_steps(prompt: str, response: str) -> list[tuple[bool, bool]]:
+    """(the step is right, the writer marks it ``y``) for the steps of a response, up to one that is malformed.
+
+    As in pretraining, a step is right if it adds its operand to the sum as written before it.
+    """
+    total, *rest = _operands(prompt)
+    steps = []
+    for b, step in zip(rest, (response[i : i + 3] for i in range(0, len(response), 3)), strict=False):
+        if not _STEPS.fullmatch(step) or step[0] != str(b):
+            break
+        written = int(step[1])
+        steps.append((written == (total + b) % 10, step[2] == "y"))
+        total = written
+    return steps
+
+
 def verify(response: str, ground_truth: str | None) -> tuple[bool, str | None]:
     """Judge a response by its final sum alone.
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import shutil
 import subprocess
@@ -190,7 +191,7 @@ def made_up(seeds: int = 3) -> pd.DataFrame:
         noise = 0.01 * (seed - (seeds - 1) / 2)
         for number, share in ((0, 0.0), (10, 0.5), (20, 1.0)):
             critic = {"auroc_unlabeled": 0.8, "auroc_labeled": 0.9, "gap_labeled": 0.0} if number else {}
-            common = {"seed": seed, "round": number, "distinct": 3.0, "heldout": 0.5}
+            common = {"seed": seed, "round": number, "distinct": 3.0, "heldout": 0.5, "wrong_marked_y": 0.25}
             tempo = {"accuracy": 0.3 + share * (0.3 + noise), "pass@8": 0.8}
             ttrl = {"accuracy": 0.3 + share * noise, "pass@8": 0.8 - share * (0.2 + noise)}
             rows += [common | {"method": "tempo"} | tempo | critic, common | {"method": "ttrl"} | ttrl]
@@ -199,13 +200,28 @@ def made_up(seeds: int = 3) -> pd.DataFrame:
 
 def test_the_table_shows_means_and_deviations(results: ModuleType) -> None:
     lines = results.table(made_up()).splitlines()
-    assert lines[2] == "| start (stage 0) | 30.0 ± 0.0 % | 80.0 ± 0.0 % | 3.00 ± 0.00 | 50.0 ± 0.0 % | – | – |"
     assert (
-        lines[3] == "| `tempo` | 60.0 ± 1.0 % | 80.0 ± 0.0 % | 3.00 ± 0.00 | 50.0 ± 0.0 % | 0.80 ± 0.00 | 0.90 ± 0.00 |"
+        lines[2]
+        == "| start (stage 0) | 30.0 ± 0.0 % | 80.0 ± 0.0 % | 3.00 ± 0.00 | 50.0 ± 0.0 % | 0.25 ± 0.00 | – | – |"
     )
+    cells = "60.0 ± 1.0 % | 80.0 ± 0.0 % | 3.00 ± 0.00 | 50.0 ± 0.0 % | 0.25 ± 0.00 | 0.80 ± 0.00 | 0.90 ± 0.00"
+    assert lines[3] == f"| `tempo` | {cells} |"
     assert lines[4].startswith("| `ttrl` | 30.0 ± 1.0 % | 60.0 ± 1.0 % |")
     assert lines[-1] == "Round 20; mean ± standard deviation over the seeds 0, 1, 2."
     assert "±" not in results.table(made_up(seeds=1)).splitlines()[3]
+
+
+def test_wrong_steps_that_are_marked_right_are_counted(results: ModuleType, tmp_path: Path) -> None:
+    validation = tmp_path / "20.jsonl"
+    rows = (  # two wrong steps, one of them marked y; that of another set does not count
+        {"data_source": "running_sums/unlabeled", "input": "3+7+5=", "output": "71y57n"},
+        {"data_source": "running_sums/unlabeled", "input": "3+7+5=", "output": "70n55y"},
+        {"data_source": "running_sums/heldout", "input": "3+7=", "output": "71y"},
+    )
+    validation.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert results._wrong_marked_y(validation) == 0.5
+    validation.write_text(json.dumps(rows[1]) + "\n", encoding="utf-8")
+    assert results._wrong_marked_y(validation) is None
 
 
 def test_claims_are_judged_by_their_interval_over_seeds(results: ModuleType) -> None:

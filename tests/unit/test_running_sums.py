@@ -26,6 +26,7 @@ from tempo_verl.tasks.running_sums import (
     RunningSums,
     build_tokenizer,
     extract,
+    judged_steps,
     solve,
     verify,
     write_parquet,
@@ -252,6 +253,14 @@ def test_labels_cover_the_response_and_its_end_alone(tokenizer: PreTrainedTokeni
     assert inputs.shape == labels.shape == (2, len(PROMPT + RESPONSE) + 1)
     assert tokenizer.decode(inputs[1]) == "1+2=23y" + END + 5 * PAD
     assert [tokenizer.decode(row[row != IGNORE]) for row in labels] == [RESPONSE + END, "23y" + END]
+
+
+def test_judged_steps() -> None:
+    # 3 + 7 = 0; 0 + 5 = 5, written 6; 6 + 1 = 7, from the wrong sum
+    assert judged_steps("3+7+5+1=", "70y56y17n") == [(True, True), (False, True), (True, False)]
+    assert judged_steps("3+7+5+1=", "70y46y17n") == [(True, True)]  # another operand
+    assert judged_steps("3+7+5+1=", "70y5") == [(True, True)]  # cut off
+    assert judged_steps("3+7+5+1=", "") == []
 
 
 def test_model_is_tiny_and_leaves_the_global_rng_alone() -> None:
