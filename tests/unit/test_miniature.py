@@ -184,6 +184,30 @@ def _soon(condition):
     return found
 
 
+def test_a_critic_that_reads_marks_alone_knows_nothing_besides(
+    monkeypatch: pytest.MonkeyPatch, out: Path, tmp_path: Path
+) -> None:
+    from tempo_verl.tasks.running_sums import VOCABULARY
+
+    class ReadsMarks:
+        def __init__(self, path: str):
+            assert path.endswith(f"global_step_{SETTINGS.stage0_rounds}/critic/huggingface")
+
+        def final_values(self, prompts, responses):
+            return [-float(response.count(VOCABULARY.index("n"))) for response in responses]
+
+    monkeypatch.syspath_prepend(MINIATURE)
+    probe = importlib.import_module("probe")
+    monkeypatch.setattr(probe, "Critic", ReadsMarks)
+    found = probe.probe(out / "seed_1" / "stage0")
+    assert [name for name, _, _ in found] == ["labeled", "unlabeled"]
+    for _, honest, blind in found:
+        assert honest > 0.8  # nine wrong steps in ten are marked n
+        assert blind == 0.5
+    with pytest.raises(UserError, match="no checkpoint with a critic"):
+        probe.probe(tmp_path)
+
+
 def made_up(seeds: int = 3) -> pd.DataFrame:
     """TEMPO gains 0.3 give or take 0.01 a seed and keeps its critic; TTRL gains nothing and loses pass@8."""
     rows = []
