@@ -25,7 +25,7 @@ from tempo_verl.errors import UserError
 from tempo_verl.evaluation.critic import Critic
 from tempo_verl.tasks.running_sums import END, RunningSums, build_tokenizer, verify
 
-RESPONSES = 600  # to each set
+RESPONSES = 1200  # to each set
 ERROR = 0.5  # P(a hard fact takes its fixed wrong value)
 
 

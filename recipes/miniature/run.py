@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The paper's comparison in small: every method from one RLVR checkpoint on the tiny task, on a CPU.
 
-    python recipes/miniature/run.py --seeds 11,12,13 --out runs/miniature
+    python recipes/miniature/run.py --seeds 21,22,23 --out runs/miniature
 
 Each seed makes its own task, pretrained policy and stage 0, from which every method starts with the same data and
 seeds. What differs between the methods stands in settings.yaml. The same command goes on after an interruption.
@@ -196,7 +196,7 @@ def run_all(out: Path, settings: Any, seeds: Sequence[int], names: Sequence[str]
 
 
 def numbers(text: str) -> list[int]:
-    """``11,12,13``
+    """``21,22,23``
 
     Raises:
         UserError: something else.
@@ -204,7 +204,7 @@ def numbers(text: str) -> list[int]:
     try:
         found = [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise UserError(f"--seeds={text}: not whole numbers; give them as 11,12,13") from error
+        raise UserError(f"--seeds={text}: not whole numbers; give them as 21,22,23") from error
     if len(set(found)) < len(found) or min(found) < 0:
         raise UserError(f"--seeds={text}: give each seed once, none below 0")
     return found
@@ -251,7 +251,7 @@ def changed(settings: Any, fast: bool, changes: Sequence[str]) -> Any:
 
 
 def main(
-    seeds: Annotated[str, typer.Option(help="Each makes a task, a policy, and a run of every method.")] = "11,12,13",
+    seeds: Annotated[str, typer.Option(help="Each makes a task, a policy, and a run of every method.")] = "21,22,23",
     out: Annotated[Path, typer.Option(help="Folder of all runs; what is there is not trained again.")] = Path(
         "runs/miniature"
     ),
