@@ -10,12 +10,13 @@ and D_U: as it marks them, and with all marks set to ``y``. The critic is that o
 from __future__ import annotations
 
 import random
-import sys
+import re
 from pathlib import Path
 from typing import Annotated
 
 import pyarrow.parquet as pq
 import typer
+from results import run_script
 from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
@@ -23,28 +24,26 @@ from transformers.utils.logging import disable_progress_bar
 
 from tempo_verl.errors import UserError
 from tempo_verl.evaluation.critic import Critic
+from tempo_verl.launch import Run
 from tempo_verl.tasks.running_sums import END, RunningSums, build_tokenizer, verify
 
 RESPONSES = 1200  # to each set
 ERROR = 0.5  # P(a hard fact takes its fixed wrong value)
 
 
-def critic_of(run: Path) -> Path:
-    """The Hugging Face directory of the critic in the run's last checkpoint.
+def probe(run: Path) -> list[tuple[str, float, float]]:
+    """(set, AUROC with marks as they come, AUROC with every mark ``y``) for D_L and D_U.
 
     Raises:
-        UserError: there is none.
+        UserError: no folder of one of the miniature's trainings, or of one without a critic.
     """
-    saved = sorted(run.glob("checkpoints/global_step_*/critic/huggingface"), key=lambda path: int(path.parts[-3][12:]))
-    if not saved:
-        raise UserError(f"{run}: no checkpoint with a critic; name the folder of one training, as OUT/seed_11/tempo")
-    return saved[-1]
-
-
-def probe(run: Path) -> list[tuple[str, float, float]]:
-    """(set, AUROC with marks as they come, AUROC with every mark ``y``) for D_L and D_U."""
-    critic, tokenizer = Critic(str(critic_of(run))), build_tokenizer()
-    seed = int(run.resolve().parent.name.removeprefix("seed_"))
+    of_seed = re.fullmatch(r"seed_(\d+)", run.resolve().parent.name)
+    if of_seed is None:
+        raise UserError(f"{run}: name the folder of one of the miniature's trainings, as OUT/seed_11/tempo")
+    path, seed = Run(run).exported("critic"), int(of_seed[1])
+    if not path.is_dir():
+        raise UserError(f"{path}: no critic; name the folder of a method that has one, as OUT/seed_11/tempo")
+    critic, tokenizer = Critic(str(path)), build_tokenizer()
     task, rng = RunningSums(seed=seed, hard_fact_error=ERROR), random.Random(seed)
     found = []
     for name in ("labeled", "unlabeled"):
@@ -76,8 +75,4 @@ def main(runs: Annotated[list[Path], typer.Argument(help="Folders of trainings, 
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except UserError as error:
-        print(f"miniature: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -332,9 +332,14 @@ def main(
         print(line)
 
 
-if __name__ == "__main__":
+def run_script(main: Callable[..., None]) -> None:
+    """Run a script of the miniature: one line for a user's mistake."""
     try:
         typer.run(main)
     except UserError as error:
         print(f"miniature: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -13,7 +13,6 @@ import json
 import os
 import shlex
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ from typing import Annotated, Any
 
 import typer
 from omegaconf import OmegaConf
-from results import summarise
+from results import run_script, summarise
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -277,8 +276,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except UserError as error:
-        print(f"miniature: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

@@ -63,6 +63,7 @@ def out(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Path, tiny_critic
         (tiny_critic, checkpoint / "critic" / "huggingface"),
     ):
         shutil.copytree(model, place)
+    (checkpoint.parent / "latest_checkpointed_iteration.txt").write_text(str(SETTINGS.stage0_rounds))
     return folder.parent
 
 
@@ -204,7 +205,9 @@ def test_a_critic_that_reads_marks_alone_knows_nothing_besides(
     for _, honest, blind in found:
         assert honest > 0.8  # nine wrong steps in ten are marked n
         assert blind == 0.5
-    with pytest.raises(UserError, match="no checkpoint with a critic"):
+    with pytest.raises(UserError, match="no checkpoint saved yet"):
+        probe.probe(tmp_path / "seed_1" / "tempo")
+    with pytest.raises(UserError, match="name the folder of one of the miniature's trainings"):
         probe.probe(tmp_path)
 
 
