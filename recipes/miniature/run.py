@@ -179,6 +179,7 @@ def run_all(out: Path, settings: Any, seeds: Sequence[int], names: Sequence[str]
 
     first = [training(seed, STAGE0) for seed in seeds]
     rest = [training(seed, name) for seed in seeds for name in names]
+    check([one for one in (*first[:1], *rest[: len(names)]) if not one.done])  # they differ in nothing but the seed
     for one in (*first, *rest):
         one.claim()
     done = sum(of.done for of in (*first, *rest))
@@ -238,7 +239,8 @@ def changed(settings: Any, fast: bool, changes: Sequence[str]) -> Any:
         name, _, value = change.partition("=")
         if not value or OmegaConf.select(settings, name, default=None) is None:
             raise UserError(f"--set {change}: give NAME=VALUE with a name from {SETTINGS.name}, such as rounds=50")
-        settings = OmegaConf.merge(settings, OmegaConf.from_dotlist([change]))
+        before, settings = settings, OmegaConf.merge(settings, OmegaConf.from_dotlist([change]))
+        _check_value(change, OmegaConf.select(before, name), OmegaConf.select(settings, name))
     try:
         RunningSums(**settings.task)
     except ValueError as error:
@@ -247,6 +249,28 @@ def changed(settings: Any, fast: bool, changes: Sequence[str]) -> Any:
     if width < 16 or width % 16 or layers < 1:  # 16: the width of a head, see tasks.pretrain
         raise UserError(f"--set critic.width={width} critic.layers={layers}: expected a multiple of 16, and 1 or more")
     return settings
+
+
+def _check_value(change: str, before: Any, now: Any) -> None:
+    """Whether a setting can take this value, as far as its type tells; the trainings' own checks know more."""
+    number = isinstance(before, int | float)
+    kinds = (int, float) if isinstance(before, float) else (type(before),)
+    if type(now) not in kinds or (number and now < 0):
+        what = ("a whole number" if isinstance(before, int) else "a number") + ", 0 or more" if number else "its like"
+        raise UserError(f"--set {change}: {SETTINGS.name} has {before} there; expected {what}")
+
+
+def check(trainings: Sequence[Training]) -> None:
+    """Find what no training would accept before any of them begins.
+
+    Raises:
+        UserError: the first such setting.
+    """
+    from tempo_verl.launch import resolve_config
+    from tempo_verl.trainer.settings import TempoSettings
+
+    for training in trainings:
+        TempoSettings.from_config(resolve_config(training.overrides))
 
 
 def main(

@@ -58,6 +58,7 @@ LABELED_MIX: dict[Variant, dict[Kind, float]] = {
 UNLABELED_MIX: dict[Kind, float] = {"easy": 0.70, "H_L": 0.10, "H_U": 0.20}
 LABELED_OPERANDS = (3, 5)
 UNLABELED_OPERANDS = (4, 6)
+MAX_PROMPTS = 10_000  # of a set: about a tenth of those that there are, so that drawing without duplicates ends
 
 _STEPS = re.compile(r"(?:[0-9][0-9][yn])+")
 
@@ -83,6 +84,9 @@ class RunningSums:
     def __post_init__(self) -> None:
         if self.variant not in LABELED_MIX:
             raise ValueError(f"variant={self.variant!r}: expected one of {', '.join(LABELED_MIX)}")
+        for name in ("n_labeled", "n_unlabeled", "n_heldout"):
+            if not 1 <= getattr(self, name) <= MAX_PROMPTS:
+                raise ValueError(f"{name}={getattr(self, name)}: expected a number from 1 to {MAX_PROMPTS}")
 
     @cached_property
     def operands(self) -> dict[tuple[int, Kind], list[int]]:

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
+from rich.console import Console
 
 from tempo_verl.errors import UserError
 from tempo_verl.launch import resolve_config
@@ -116,10 +117,25 @@ def test_a_setting_can_be_changed(miniature: ModuleType) -> None:
             miniature.changed(SETTINGS.copy(), False, [change])
     for change, told in (
         ("task.variant=C", "--set task.variant='C': expected one of B, W0"),
+        ("task.n_labeled=0", "--set task.n_labeled=0: expected a number from 1 to 10000"),
         ("critic.width=100", "--set critic.width=100 critic.layers=4: expected a multiple of 16, and 1 or more"),
+        ("rounds=abc", "--set rounds=abc: settings.yaml has 100 there; expected a whole number, 0 or more"),
+        ("rounds=2.5", "expected a whole number"),
+        ("rounds=-1", "expected a whole number, 0 or more"),
+        ("rounds=true", "expected a whole number"),
+        ("actor_lr=abc", "expected a number, 0 or more"),
+        ("critic=5", "has {'width': 96, 'layers': 4} there; expected its like"),
     ):
         with pytest.raises(UserError, match=told):
             miniature.changed(SETTINGS.copy(), False, [change])
+    assert miniature.changed(SETTINGS.copy(), False, ["actor_lr=1"]).actor_lr == 1
+
+
+def test_what_no_training_accepts_is_found_before_the_first(miniature: ModuleType, tmp_path: Path) -> None:
+    settings = miniature.changed(SETTINGS.copy(), True, ["replay_window=0"])
+    with pytest.raises(UserError, match=r"replay.window=0 must be at least 1"):
+        miniature.run_all(tmp_path, settings, [1], ["tempo"], 1, Console(quiet=True))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_training_is_done_once_and_not_taken_for_another(miniature: ModuleType, tmp_path: Path) -> None:
