@@ -18,7 +18,7 @@ from tempo_verl.algo.calibration import Reliability, calibration_metrics, reliab
 from tempo_verl.errors import UserError
 from tempo_verl.report.alarms import Alarms, find_alarms
 from tempo_verl.report.data import POOLED_ROUNDS, RunData, read_run
-from tempo_verl.report.groups import Difference, Group, config_diff, group_runs, seeds
+from tempo_verl.report.groups import Difference, Group, config_diff, group_runs, same_seeds, seeds
 from tempo_verl.report.results import ORACLE_STAMP, set_order
 from tempo_verl.report.style import BINS
 from tempo_verl.report.validation import (
@@ -321,9 +321,9 @@ def _seconds(runs: Sequence[RunData]) -> dict[str, Spread]:
 
 
 def _paired(first: Group, group: Group, scores: Mapping[int, SetScores]) -> list[Paired]:
-    """Differences to the first group, run by run with the same seeds."""
-    partner = {seeds(run.settings): run for run in first.runs if run.settings}
-    pairs = [(partner[key], run) for run in group.runs if (key := seeds(run.settings)) in partner]
+    """Differences to the first group, run by run with the same seeds, where those leave no doubt."""
+    alike = [(a, b) for a in first.runs for b in group.runs if a.settings and same_seeds(a.settings, b.settings)]
+    pairs = [(a, b) for a, b in alike if sum(a is c or b is d for c, d in alike) == 1]
     gains: dict[tuple[str, str], list[float]] = defaultdict(list)
     for reference, run in pairs:
         theirs = last_average(scores[id(reference)])

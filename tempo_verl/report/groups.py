@@ -57,8 +57,16 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def seeds(settings: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """The seeds of a run, which pair it with a run of another group."""
-    return tuple((key, value) for key, value in sorted(settings.items()) if _is_seed(key))
+    """The seeds of a run, without those of a stream that it does not read."""
+    streams = ("tempo.labeled", "tempo.unlabeled")
+    unread = {f"{stream}.seed" for stream in streams if not settings.get(f"{stream}.files")}
+    return tuple((key, value) for key, value in sorted(settings.items()) if _is_seed(key) and key not in unread)
+
+
+def same_seeds(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether every seed that both runs have is the same: a method on D_L alone has none for D_U."""
+    mine, theirs = dict(seeds(one)), dict(seeds(other))
+    return all(theirs.get(key, value) == value for key, value in mine.items())
 
 
 def _is_seed(key: str) -> bool:

@@ -108,8 +108,9 @@ def _png(function: FigureFunction, data: tuple, theme: Theme, stamp: str | None)
 
 
 def from_zero(axis: Axes) -> None:
-    """Measure from zero, so that a small change looks small; some room above the highest point."""
-    axis.set_ylim(0, 1.08 * max(axis.dataLim.y1, 1e-9) if axis.has_data() else 1)
+    """Measure from zero, so that a small change looks small; some room beyond the highest point, and one below zero."""
+    low, high = (axis.dataLim.y0, max(axis.dataLim.y1, 1e-9)) if axis.has_data() else (0, 1 / 1.08)
+    axis.set_ylim(1.08 * min(low, 0), 1.08 * high)
 
 
 def label_rounds(axis: Axes, label: str = "round") -> None:

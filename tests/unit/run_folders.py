@@ -118,6 +118,7 @@ def make_seed(run: Path, seed: int, heldout: dict[int, float], alarms: tuple[int
         "tempo": {
             "method": "tempo",
             "labeled": {"seed": seed, "files": f"{run}/labeled.parquet"},
+            "unlabeled": {"seed": seed, "files": f"{run}/unlabeled.parquet"},
             **config,
         },
         "critic": {"model": {"path": f"{run}/stage0/checkpoints/global_step_25/critic/huggingface"}},

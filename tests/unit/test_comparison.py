@@ -18,7 +18,7 @@ from tempo_verl.report import Comparison, build_comparison, build_report, print_
 from tempo_verl.report.alarms import find_alarms, rounds_text
 from tempo_verl.report.comparison import Spread, compare_runs, read_runs, spread
 from tempo_verl.report.data import read_run
-from tempo_verl.report.groups import comparable, config_diff, group_runs, seeds
+from tempo_verl.report.groups import comparable, config_diff, group_runs, same_seeds, seeds
 
 # accuracy on the held-out set by round, of three seeds
 HELDOUT = ({0: 0.2, 3: 0.4}, {0: 0.3, 3: 0.6}, {0: 0.1, 2: 0.7, 3: 0.5})
@@ -81,6 +81,18 @@ def test_pairs_have_the_same_seeds(runs):
         assert pair.difference == Spread(pytest.approx(0), pytest.approx(np.sqrt(0.02)), 2)
 
 
+def test_a_method_without_one_of_the_streams_is_paired_by_the_seeds_it_has(tmp_path):
+    def without_labeled(seed: int, name: str) -> Path:
+        return make_seed(tmp_path / name, seed, {0: 0.2, 3: 0.1 * seed}, labeled={"seed": 1, "files": None})
+
+    full = [make_seed(tmp_path / f"run{seed}", seed, {0: 0.2, 3: 0.5}) for seed in (2, 3)]
+    results = compare_runs(read_runs([*full, without_labeled(2, "a"), without_labeled(3, "b")]))
+    heldout = [pair.difference for pair in results.paired if pair.set == "heldout"]
+    assert heldout == [approx(-0.25, np.sqrt(0.005), 2)]
+    doubtful = compare_runs(read_runs([*full, without_labeled(2, "c"), without_labeled(2, "d")]))
+    assert not doubtful.paired
+
+
 def test_one_value_has_no_deviation():
     assert spread([0.25]) == Spread(0.25, None, 1)
 
@@ -116,6 +128,7 @@ def test_seeds_and_places_do_not_split_a_group():
     )
     assert comparable(one) == comparable(other)
     assert seeds(one) != seeds(other)
+    assert same_seeds(one, one) and not same_seeds(one, other)
     for key, value in (
         ("tempo.rounds", 21),
         ("tempo.labeled.files", ["/runs/1/data/fewer.parquet"]),
