@@ -248,8 +248,11 @@ def figures(metrics: pd.DataFrame, out: Path) -> list[Path]:
             axis.set_title(title, fontsize=10)
             axis.set_xlabel("round")
             axis.spines[["top", "right"]].set_visible(False)
+            if column != "distinct":  # a share: its band need not leave room above 1
+                axis.set_ylim(top=min(axis.get_ylim()[1], 1.02))
         lines = {line.get_label(): line for axis in figure.axes for line in axis.get_lines()}
-        figure.legend(handles=lines.values(), loc="outside right center", fontsize=8, frameon=False)
+        handles = [lines[method] for method in methods if method in lines]
+        figure.legend(handles=handles, loc="outside right center", fontsize=8, frameon=False)
         paths.append(out / f"{name}.png")
         figure.savefig(paths[-1], dpi=144)
     return paths

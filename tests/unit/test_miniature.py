@@ -323,3 +323,14 @@ def test_seeds_that_were_trained_apart_are_put_together(results: ModuleType, tmp
         results.read([tmp_path / "short"])
     with pytest.raises(UserError, match=r"c: no metrics\.csv in it"):
         results.read([tmp_path / "c"])
+
+
+def test_the_committed_tables_come_from_the_committed_metrics(results: ModuleType) -> None:
+    metrics, about = results.read([MINIATURE / "results"])
+    table, claims = results.table(metrics), results.claims_table(results.claims(metrics))
+    assert (MINIATURE / "results" / "table.md").read_text(encoding="utf-8") == f"{table}\n\n{claims}\n"
+    assert table in (MINIATURE.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert claims in (MINIATURE / "README.md").read_text(encoding="utf-8")
+    assert set(metrics["method"]) == set(METHODS)
+    for name in ("stage0", *METHODS):  # every training is accounted for
+        assert sum(len(call["seconds"][name]) for call in about) == metrics["seed"].nunique()
