@@ -85,11 +85,14 @@ def elect(samples: Sequence[Sample]) -> Election:
 class Calibrator:
     """P(the elected answer is right), by logistic regression (Platt 1999) on the features of labelled elections.
 
+    A feature that would lower the probability as it rises is left out: few labelled questions can make it seem so.
+
     Args:
         samples: of labelled questions, drawn as those to calibrate.
 
     Raises:
-        ValueError: too few questions have a verdict and an answer, or all of them are right, or all wrong.
+        ValueError: too few questions have a verdict and an answer, all of them are right, or all wrong, or no feature
+            raises the probability.
     """
 
     def __init__(self, samples: Sequence[Sample]):
@@ -111,10 +114,20 @@ class Calibrator:
             raise ValueError(
                 f"all {self.questions} labelled questions were answered {'right' if right[0] else 'wrong'}"
             )
-        self._model = make_pipeline(StandardScaler(), LogisticRegression()).fit(np.array(features), right)
+        known = np.array(features)
+        self._used = np.arange(known.shape[1])
+        while len(self._used):
+            self._model = make_pipeline(StandardScaler(), LogisticRegression()).fit(known[:, self._used], right)
+            rises = self._model[-1].coef_[0] >= 0
+            if rises.all():
+                return
+            self._used = self._used[rises]
+        raise ValueError(
+            f"the answers to {self.questions} labelled questions are right the less, the surer the vote is"
+        )
 
     def probability(self, election: Election) -> float:
-        return float(self._model.predict_proba(np.array([election.features]))[0, 1])
+        return float(self._model.predict_proba(np.array([election.features])[:, self._used])[0, 1])
 
 
 def write_predictions(

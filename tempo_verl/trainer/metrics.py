@@ -23,7 +23,7 @@ def labeled_metrics(final_value: np.ndarray, correct: np.ndarray) -> dict[str, f
     """How well the critic knows right from wrong on labelled samples it has not yet been fitted on.
 
     Args:
-        final_value: (N,) V(x, y_1:T) before this round's E-step.
+        final_value: (N,) the critic's P(right), from V(x, y_1:T) before this round's E-step.
         correct: (N,) in {0, 1}.
     """
     return prefixed("tempo/labeled", calibration_metrics(final_value, correct))

@@ -11,7 +11,6 @@ import numpy as np
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from tempo_verl.algo.advantage import final_value
 from tempo_verl.data.streams import WithoutAnswers, batch_of, row_of
 from tempo_verl.data.validation import prompt_text
 from tempo_verl.errors import UserError
@@ -107,7 +106,7 @@ class Predictions:
         """What the queue, the reward manager and the critic tell of each real row."""
         values: list[float | None] = [None] * len(drawn)
         if self.use_critic:
-            values = final_value(self._values(drawn), drawn.response_mask, self.settings.final_value).tolist()
+            values = self._judgement(drawn, self._values(drawn)).tolist()
         columns = zip(
             drawn.meta.keys,
             drawn.real,

@@ -224,6 +224,11 @@ class TempoTrainer(OfficialRound, Predictions, PPOTrainerSync):
         ray.get(self.critic_wg.infer_batch(order).futures)
         return final_values_of(samples.read("values")["values"].float(), samples.response_lengths)
 
+    def _judgement(self, samples: Samples, values: torch.Tensor) -> torch.Tensor:
+        """(B,) the final value that rewards, as P(right): ``official`` fits its critic to +1 and -1."""
+        final = final_value(values, samples.response_mask, self.settings.final_value)
+        return (1 + final) / 2 if self.settings.kind.reward == "official" else final
+
     def _outcome(self, samples: Samples) -> torch.Tensor:
         """(B,) c(x, y) in {0, 1} as the verifier found it. For labelled rows: a row without a verdict is an error."""
         return torch.tensor([float(info["acc"]) for info in self._reward_info(samples)])
@@ -352,7 +357,7 @@ class TempoTrainer(OfficialRound, Predictions, PPOTrainerSync):
     # ------------------------------------------------------------------ measuring
 
     def _measure_critic(self, samples: Samples, values: torch.Tensor, outcome: torch.Tensor, metrics: dict) -> None:
-        score = final_value(values, samples.response_mask).numpy()[samples.real]
+        score = self._judgement(samples, values).numpy()[samples.real]
         correct = outcome.numpy()[samples.real]
         metrics.update(labeled_metrics(score, correct))
         self._record |= {"labeled_value": score, "labeled_correct": correct}

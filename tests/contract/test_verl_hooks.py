@@ -194,7 +194,7 @@ def test_every_method_we_override_exists_in_verl() -> None:
         "_rollout", "_e_step", "_m_step", "_self_reward", "_labeled_step", "_official_step", "_values", "_outcome",
         "_fit_critic", "_train_critic", "_shaping", "_store_advantage", "_update_policy", "_count_failed_verdicts",
         "_measure_critic", "_measure_policy", "_monitor", "_dump", "_submit", "_balanced", "_clear_except",
-        "_responses", "_read_questions", "_predict", "_draw", "_told",
+        "_responses", "_read_questions", "_predict", "_draw", "_told", "_judgement",
     }  # fmt: skip
     assert own <= ours
     for name in ours - own:

@@ -13,7 +13,7 @@ from harness import Evidence, equal, train
 from transformers import AutoModelForTokenClassification
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
-ADVANTAGE_TOLERANCE = 1e-4
+ADVANTAGE_TOLERANCE = VALUE_TOLERANCE = 1e-4  # another batch, in float32
 NO_CRITIC = ["critic.model.path=null", "tempo.labeled.files=null"]
 
 
@@ -114,6 +114,11 @@ def test_official(tmp_path: Path, compose) -> None:
     with torch.inference_mode():
         for row, (ids, length) in enumerate(zip(rows["input_ids"], rows["lengths"], strict=True)):
             values[row, :length] = model.eval()(input_ids=ids.unsqueeze(0)).logits[0, -(length + 1) : -1, 0]
+    before_the_last = values[torch.arange(len(mask)), torch.tensor(rows["lengths"]) - 1]
+    # what is told of the critic is told of the value that rewards, as a probability
+    assert np.sort(found.dump(1)["labeled_value"]) == pytest.approx(
+        ((1 + before_the_last[labeled]) / 2).sort().values.numpy(), abs=VALUE_TOLERANCE
+    )
     token_reward = torch.zeros(mask.shape)
     token_reward[torch.arange(len(mask)), torch.tensor(rows["lengths"]) - 1] = torch.tensor(rows["reward"])
     expected, _ = em_token_advantage(values, token_reward, mask, labeled)

@@ -147,7 +147,7 @@ def test_calibrated_probabilities_are_closer_to_the_truth(tmp_path: Path) -> Non
 
 
 def test_the_calibration_is_a_logistic_regression_on_share_and_value() -> None:
-    known, asked = rollouts(60, seed=3, bias=0.2), rollouts(5, seed=4, bias=0.2)
+    known, asked = rollouts(60, seed=5, bias=0.2), rollouts(5, seed=4, bias=0.2)
 
     def features(group: list[Sample]) -> tuple[list[float], bool]:
         weight = {name: sum(s.value for s in group if s.answer == name) for name in ("right", "wrong")}
@@ -158,6 +158,7 @@ def test_the_calibration_is_a_logistic_regression_on_share_and_value() -> None:
     x, y = zip(*(features(known[start : start + 8]) for start in range(0, len(known), 8)), strict=True)
     scale = StandardScaler().fit(x)
     model = LogisticRegression().fit(scale.transform(x), y)
+    assert (model.coef_ > 0).all()  # else one would be left out
     calibrator = Calibrator(known)
     for start in range(0, len(asked), 8):
         group = asked[start : start + 8]
@@ -165,14 +166,32 @@ def test_the_calibration_is_a_logistic_regression_on_share_and_value() -> None:
         assert calibrator.probability(elect(group)) == pytest.approx(expected)
 
 
+def test_what_seems_to_lower_the_probability_is_left_out() -> None:
+    known = []
+    for index in range(40):
+        right = index % 2 == 0
+        value = 0.8 if right == (index % 10 != 0) else 0.4  # goes with being right; the share of the vote does not
+        known.append(sample(0, "a", value, index=index, correct=right))
+        known.append(sample(1, "b" if right else "a", 0.3 if right else value, index=index, correct=False))
+    calibrator = Calibrator(known)
+
+    def probability(value: float, other: str) -> float:
+        return calibrator.probability(elect([sample(0, "a", value), sample(1, other, value)]))
+
+    assert probability(0.8, "b") == probability(0.8, "a") > 0.6 > 0.4 > probability(0.4, "a")
+
+
 def test_what_cannot_be_calibrated_on(tmp_path: Path) -> None:
     few = [sample(0, "a", 0.5, index=index, correct=index % 2 == 0) for index in range(19)]
     alike = [sample(0, "a", 0.5, index=index, correct=True) for index in range(30)]
     unknown = [sample(0, "a", 0.5, index=index) for index in range(30)]
+    contrary = [sample(0, "a", 0.4 if index % 2 else 0.9, index=index, correct=bool(index % 2)) for index in range(30)]
+    contrary += [sample(1, "b" if index % 2 else "a", 0.3 if index % 2 else 0.9, index=index) for index in range(30)]
     for labeled, why in (
         (few, "only 19 labelled questions have an answer, 20 are needed"),
         (alike, "all 30 labelled questions were answered right"),
         (unknown, "only 0 labelled questions have an answer, 20 are needed"),
+        (contrary, "the answers to 30 labelled questions are right the less, the surer the vote is"),
     ):
         said = write_predictions(tmp_path / "out", [question()], [sample(0, "a", 0.5)], labeled)
         assert said == [f"probabilities are not calibrated: {why}."]
