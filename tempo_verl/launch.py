@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from hydra import compose, initialize_config_module
 from hydra.errors import HydraException, MissingConfigException
@@ -55,24 +54,17 @@ class Run:
     def predictions(self) -> Path:
         return self.folder / "predictions.jsonl"
 
-    def exported(self, role: str, which: Literal["latest", "best"] = "latest") -> Path:
-        """Hugging Face directory of the newest, or of the best, checkpoint of ``actor`` or ``critic``.
+    def exported(self, role: str) -> Path:
+        """Hugging Face directory of the newest checkpoint of ``actor`` or ``critic``.
 
         Raises:
-            UserError: there is no such checkpoint.
+            UserError: there is no checkpoint.
         """
         saved = Checkpoints(self.checkpoints)
-        if which == "best":
-            best = saved.best()
-            if best is None or not saved.path(best.round).is_dir():
-                raise UserError(f"{self.checkpoints}: no best checkpoint kept; run with tempo.checkpoint.keep=best")
-            number = best.round
-        else:
-            latest = saved.latest()
-            if latest is None:
-                raise UserError(f"{self.checkpoints}: no checkpoint saved yet; run with trainer.save_freq > 0")
-            number = latest
-        return saved.path(number) / role / "huggingface"
+        latest = saved.latest()
+        if latest is None:
+            raise UserError(f"{self.checkpoints}: no checkpoint saved yet; run with trainer.save_freq > 0")
+        return saved.path(latest) / role / "huggingface"
 
     def overrides(self) -> list[str]:
         """Send everything a run writes into this folder. A user's own overrides come after these."""

@@ -29,7 +29,7 @@ SET_MEASURES = {
     "distinct": ("unlabeled", "distinct answers"),
     "heldout": ("heldout", "avg@"),
 }
-# Logged in every round; a validation has their mean over the rounds since the one before, stage 0 over its last few.
+# Logged where defined; a validation has their mean over the rounds since the one before, stage 0 over its last few.
 ROUND_MEASURES = {
     "auroc_unlabeled": "tempo/oracle/auroc",
     "auroc_labeled": "tempo/labeled/auroc",

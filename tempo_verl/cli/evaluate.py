@@ -35,7 +35,7 @@ class FinalValue(str, Enum):
 
 def _sampling_options(
     *,
-    critic: Annotated[str | None, typer.Option(help="Model with a trained value head.")] = None,
+    critic: Annotated[str | None, typer.Option(help="Model with a trained value head, taken for P(right).")] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="Samples a question.")] = 16,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 1.0,
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Nucleus limit; 1 is off.")] = 1.0,
