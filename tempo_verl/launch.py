@@ -22,9 +22,9 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from tempo_verl.config.folder import check_folder
 from tempo_verl.errors import UserError
-from tempo_verl.trainer.checkpoints import Checkpoints
-from tempo_verl.trainer.watch import ENDS_EARLY
+from tempo_verl.trainer.status import read_status
 
 CONFIG_MODULE, CONFIG_NAME = "tempo_verl.config", "tempo_trainer"
 POLL_SECONDS = 0.5
@@ -51,20 +51,12 @@ class Run:
         return self.folder / "checkpoints"
 
     @property
+    def status(self) -> Path:
+        return self.folder / "status.json"
+
+    @property
     def predictions(self) -> Path:
         return self.folder / "predictions.jsonl"
-
-    def exported(self, role: str) -> Path:
-        """Hugging Face directory of the newest checkpoint of ``actor`` or ``critic``.
-
-        Raises:
-            UserError: there is no checkpoint.
-        """
-        saved = Checkpoints(self.checkpoints)
-        latest = saved.latest()
-        if latest is None:
-            raise UserError(f"{self.checkpoints}: no checkpoint saved yet; run with trainer.save_freq > 0")
-        return saved.path(latest) / role / "huggingface"
 
     def overrides(self) -> list[str]:
         """Send everything a run writes into this folder. A user's own overrides come after these."""
@@ -73,6 +65,7 @@ class Run:
             f"trainer.default_local_dir='{folder / 'checkpoints'}'",
             f"trainer.validation_data_dir='{folder / 'validation'}'",
             f"tempo.dump_dir='{folder / 'rounds'}'",
+            f"tempo.status_file='{folder / self.status.name}'",
             f"tempo.predictions.file='{folder / self.predictions.name}'",
             "trainer.logger=[file]",
             f"+ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH='{folder / 'metrics.jsonl'}'",
@@ -113,8 +106,8 @@ def run_training(run: Run, overrides: Sequence[str], console: Console, *, title:
     Raises:
         UserError: a mistake found by the checks, or the run failed; then with the cause and the log's path.
     """
+    from tempo_verl.config.checks import check
     from tempo_verl.doctor import check_plugin
-    from tempo_verl.preflight import check
 
     with console.status(f"{title}: checking the configuration, data and models"):
         check_plugin()
@@ -126,9 +119,10 @@ def run_training(run: Run, overrides: Sequence[str], console: Console, *, title:
             overrides.append(f"trainer.logger=[{','.join([*loggers, 'file'])}]")
             config = resolve_config(overrides)
         check(config)
-        _check_folder(run, config)
+        check_folder(run.folder, config)
     run.log.parent.mkdir(parents=True, exist_ok=True)
     _set_earlier_metrics_aside(run.metrics)
+    run.status.unlink(missing_ok=True)
     OmegaConf.save(config, run.folder / "config.yaml", resolve=True)
 
     command = [
@@ -137,7 +131,6 @@ def run_training(run: Run, overrides: Sequence[str], console: Console, *, title:
     ]  # fmt: skip
     started = time.monotonic()
     with run.log.open("ab") as log:
-        earlier = log.tell()
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -150,18 +143,13 @@ def run_training(run: Run, overrides: Sequence[str], console: Console, *, title:
         except BaseException:
             _stop(process)
             raise
+    status = read_status(run.status)
     if process.returncode != 0:
-        cause = "see the output above" if verbose else f"{_cause(run.log)} (full log: {run.log})"
-        raise UserError(f"{title} failed: {cause}")
-    if not verbose and (reason := _early_end(run.log, earlier)):
-        console.print(f"{title} ended early: {reason}", highlight=False, markup=False, soft_wrap=True)
+        cause = status.error or ("see the output above" if verbose else last_line(run.log))
+        raise UserError(f"{title} failed: {cause.removeprefix('UserError: ')} (full log: {run.log})")
+    if status.ends_early is not None:
+        console.print(f"{title} ended early: {status.ends_early}", highlight=False, markup=False, soft_wrap=True)
     return time.monotonic() - started
-
-
-def _early_end(log: Path, offset: int) -> str | None:
-    """Why the trainer cut the run short, as it told the log after ``offset`` bytes."""
-    text = log.read_bytes()[offset:].decode(errors="replace")
-    return next((line.partition(ENDS_EARLY)[2].strip() for line in text.splitlines() if ENDS_EARLY in line), None)
 
 
 def write_run_info(folder: Path, command: str, seconds: dict[str, float], seed: int | None = None) -> None:
@@ -233,13 +221,6 @@ def follow(path: Path) -> Iterator[dict | None]:
         yield None
 
 
-def _check_folder(run: Run, config: DictConfig) -> None:
-    """verl resumes whatever checkpoint it finds: a folder belongs to one method."""
-    earlier = run.folder / "config.yaml"
-    if earlier.is_file() and (method := OmegaConf.load(earlier).tempo.method) != config.tempo.method:
-        raise UserError(f"--run-dir={run.folder} holds a run of method={method}; name another folder")
-
-
 def _set_earlier_metrics_aside(metrics: Path) -> None:
     """verl's file logger starts its file anew; a resumed run keeps the earlier parts as metrics.1.jsonl, ..."""
     if metrics.is_file():
@@ -261,11 +242,7 @@ def _stop(process: subprocess.Popen) -> None:
             continue
 
 
-def _cause(log: Path) -> str:
-    """The line of a log that most likely says why a run ended."""
+def last_line(log: Path) -> str:
+    """What a run that died before its trainer could write the status file said last."""
     lines = [RAY_PREFIX.sub("", ANSI.sub("", line)).strip() for line in log.read_text(errors="replace").splitlines()]
-    for pattern in (r"^tempo-verl: ", r"^(\w+\.)*UserError: ", r"^(\w+\.)*\w*(Error|Exception|Exit)\b.*: "):
-        found = [line for line in lines if re.match(pattern, line) and "RayTaskError" not in line]
-        if found:
-            return found[-1].removeprefix("tempo-verl: ")[:500]
-    return next((line for line in reversed(lines) if line), "no output")
+    return next((line for line in reversed(lines) if line), "no output").removeprefix("tempo-verl: ")[:500]

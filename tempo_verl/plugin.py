@@ -44,11 +44,19 @@ def _default_hardware() -> str:
 
 
 def _required_cpus(num_ranks: int, num_storage_units: int) -> int:
-    from tempo_verl.preflight import required_cpus
+    from tempo_verl.config.cluster import required_cpus
 
     return required_cpus(num_ranks, num_storage_units)
+
+
+def _start_path(role: str, run_dir: str | None, which: str) -> str | None:
+    from tempo_verl.config.start import start_path
+
+    return start_path(role, run_dir, which)
 
 
 # Used by the shipped YAML; registered here because Hydra composes it right after `import verl`.
 OmegaConf.register_new_resolver("tempo_hardware", _default_hardware, replace=True)
 OmegaConf.register_new_resolver("tempo_required_cpus", _required_cpus, replace=True)
+OmegaConf.register_new_resolver("tempo_start_path", _start_path, replace=True)
+OmegaConf.register_new_resolver("tempo_is_null", lambda value: value is None, replace=True)

@@ -165,8 +165,7 @@ def _tempo_overrides(run_dir: Path, stage0: Run, size: Size, seed: int) -> list[
         f"tempo.unlabeled.seed={seed + 1}",
         f"tempo.predictions.n={size.prediction_samples}",
         f"tempo.predictions.labeled={size.calibration_questions}",
-        f"actor_rollout_ref.model.path='{stage0.exported('actor').resolve()}'",
-        f"critic.model.path='{stage0.exported('critic').resolve()}'",
+        f"tempo.start_from='{stage0.folder.resolve()}'",
         f"trainer.save_freq={size.tempo_rounds}",
         f"trainer.test_freq={max(size.tempo_rounds // 2, 1)}",
     ]

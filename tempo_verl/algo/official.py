@@ -70,6 +70,16 @@ def em_outcome_advantage(
     return group_advantage(reward, _as_list(uid), response_mask), returns
 
 
+def last_token_reward(reward: Tensor, response_mask: Tensor) -> Tensor:
+    """(B, T) ``reward`` (B,) on each row's last valid token, 0 elsewhere: how both functions above take it."""
+    tokens = torch.zeros(response_mask.shape, dtype=reward.dtype)
+    valid = response_mask.bool()
+    last = (valid * torch.arange(1, valid.shape[1] + 1)).amax(dim=1)
+    rows = last > 0
+    tokens[rows.nonzero().squeeze(1), last[rows] - 1] = reward[rows]
+    return tokens
+
+
 def mixed_groups(outcome: npt.ArrayLike, prompts: Sequence[Hashable]) -> npt.NDArray[np.bool_]:
     """(B,) rows of prompts whose responses are neither all right nor all wrong; the official code drops the others.
 

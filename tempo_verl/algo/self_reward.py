@@ -84,3 +84,11 @@ def cluster_reward(
         sizes = np.bincount(labels[group])
         reward[group] = sizes[labels[group]] / len(group)
     return reward, labels
+
+
+def mean_by_prompt(values: npt.ArrayLike, prompts: Sequence[Hashable]) -> float:
+    """Mean over prompts of the mean of their (N,) ``values``."""
+    of_prompt: dict[Hashable, list[float]] = defaultdict(list)
+    for prompt, value in zip(prompts, np.asarray(values).tolist(), strict=True):
+        of_prompt[prompt].append(value)
+    return float(np.mean([np.mean(group) for group in of_prompt.values()]))

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
@@ -10,15 +12,30 @@ from tempo_verl.data.streams import Answer, row_of
 from tempo_verl.rewards import score
 
 
-class MonitorStore:
-    """Answers by the uid of their prompts; responses are checked against them after the policy has been updated.
+class Monitor:
+    """Compares responses with the answers of D_U, after the policy has been updated.
 
     Args:
-        answers: one a dataset row, ``None`` where the row has none.
+        answers: one a dataset row, ``None`` where the row has none; empty: nothing is monitored.
+        votes: the reward is 1 for the answer that a vote takes for the truth.
     """
 
-    def __init__(self, answers: list[Answer | None]):
-        self._answers = answers
+    def __init__(self, answers: list[Answer | None], votes: bool = False):
+        self._answers, self._votes = answers, votes
+
+    def metrics(self, prompts: list[str], responses: Callable[[], list[str]], reward: np.ndarray) -> dict[str, float]:
+        """``tempo/oracle/*`` of a round.
+
+        Args:
+            prompts: (N,) uids.
+            responses: gives the (N,) texts; called only if there is an answer.
+            reward: (N,) what they were trained with.
+        """
+        if not any(answer is not None for answer in self._answers):
+            return {}
+        correct = self.correct(prompts, responses())
+        found = oracle_metrics(reward, correct) | (label_metrics(reward, correct, prompts) if self._votes else {})
+        return {f"tempo/oracle/{name}": value for name, value in found.items()}
 
     def correct(self, uids: list[str], responses: list[str]) -> np.ndarray:
         """(N,) float: 1 right, 0 wrong, nan where the row has no answer."""
@@ -36,7 +53,7 @@ def oracle_metrics(reward: np.ndarray, correct: np.ndarray) -> dict[str, float]:
 
     Args:
         reward: (N,) training reward.
-        correct: (N,) from :meth:`MonitorStore.correct`; nan rows are left out.
+        correct: (N,) from :meth:`Monitor.correct`; nan rows are left out.
 
     Returns:
         ``accuracy``, and ``auroc`` unless only one class is present; empty if no row has an answer.
@@ -56,7 +73,7 @@ def label_metrics(reward: np.ndarray, correct: np.ndarray, prompts: list[str]) -
 
     Args:
         reward: (N,) 1 for answers that equal the majority's.
-        correct: (N,) from :meth:`MonitorStore.correct`; nan rows are left out.
+        correct: (N,) from :meth:`Monitor.correct`; nan rows are left out.
         prompts: (N,) prompt of each row.
 
     Returns:

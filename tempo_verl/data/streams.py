@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from tempo_verl.errors import UserError
 from tempo_verl.rewards import style_of
+
+if TYPE_CHECKING:
+    from tempo_verl.methods import Method
 
 # What an unlabelled row may carry on: the question and how to roll it out. Anything else could hold an answer, and
 # verl's ``tools_kwargs`` and ``interaction_kwargs`` often do: tools that grade are created with the ground truth.
@@ -216,6 +219,42 @@ class Streams:
     labeled: Stream | None
     unlabeled: Stream | None
     watch: Stateful | None = None
+
+    @classmethod
+    def build(
+        cls, method: Method, rows: Dataset, labeled_rows: Dataset | None, watch: Stateful
+    ) -> tuple[Streams, list[Answer | None]]:
+        """The streams of a run.
+
+        Args:
+            method: what it needs decides.
+            rows: those that the policy learns on.
+            labeled_rows: D_L beside D_U; None if the run has none or ``rows`` are D_L.
+            watch: saved with the streams.
+
+        Returns:
+            The streams, and D_U's answers for monitoring, one a row (empty without D_U).
+        """
+        labeled, unlabeled = method.settings.labeled, method.settings.unlabeled
+        on_unlabeled, answers = None, []
+        if method.needs.unlabeled:
+            questions = WithoutAnswers(rows)
+            answers = questions.monitoring_answers()
+            on_unlabeled = Stream(
+                "unlabeled",
+                rows if method.reads_answers else questions,
+                unlabeled.batch_size,
+                unlabeled.shuffle,
+                unlabeled.seed,
+                unlabeled.repeat,
+                unlabeled.focus,
+            )
+        else:
+            labeled_rows = rows
+        on_labeled = None
+        if labeled_rows is not None:
+            on_labeled = Stream("labeled", labeled_rows, labeled.batch_size, labeled.shuffle, labeled.seed)
+        return cls(on_labeled, on_unlabeled, watch), answers
 
     def _present(self) -> dict[str, Stateful]:
         return {name: stream for name, stream in vars(self).items() if stream is not None}

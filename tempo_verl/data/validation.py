@@ -14,14 +14,16 @@ from tempo_verl.rewards import style_of
 
 @dataclass(frozen=True)
 class Questions:
-    """Prompt texts and data sources of a file set, in order, and the verifier styles its rows ask for; ``source`` names
-    the files.
+    """Chats, their texts and data sources of a file set, in order, and the verifier styles its rows ask for.
+
+    ``source`` names the files.
 
     ``hashes`` are those of the questions without their template, ``None`` for rows that ``tempo-verl prepare`` did not
     write.
     """
 
     source: str
+    chats: list[list[dict[str, Any]]]
     prompts: list[str]
     hashes: list[str | None]
     data_sources: list[str]
@@ -48,6 +50,7 @@ def read_questions(field: str, files: Any, *, needs_answers: bool) -> Questions:
         raise UserError(
             f"{field} is not set; give a parquet file in verl's columns (prompt, data_source, reward_model)"
         )
+    chats: list[list[dict[str, Any]]] = []
     prompts: list[str] = []
     hashes: list[str | None] = []
     data_sources: list[str] = []
@@ -56,6 +59,7 @@ def read_questions(field: str, files: Any, *, needs_answers: bool) -> Questions:
         rows = read_rows(field, os.path.expanduser(path), needs_answers)
         for number, row in enumerate(rows):
             prompts.append(prompt_text(field, path, number, row.get("prompt")))
+            chats.append(row["prompt"])
             hashes.append(struct(row, "extra_info").get("question_hash"))
             data_sources.append(str(row.get("data_source")))
             styles.add(style_of(struct(row, "reward_model").get("style"), row.get("data_source")))
@@ -66,7 +70,7 @@ def read_questions(field: str, files: Any, *, needs_answers: bool) -> Questions:
                 )
     if not prompts:
         raise UserError(f"{field}={', '.join(paths)}: no questions in it; give a file with at least one row")
-    return Questions(", ".join(paths), prompts, hashes, data_sources, frozenset(styles))
+    return Questions(", ".join(paths), chats, prompts, hashes, data_sources, frozenset(styles))
 
 
 def check_disjoint(labeled: Questions, unlabeled: Questions) -> None:

@@ -27,7 +27,7 @@ def check_critic(path: str, policy: str, tokenizer: Any, trust_remote_code: bool
     """
     from transformers import AutoTokenizer
 
-    from tempo_verl.preflight import missing_value_head
+    from tempo_verl.models import missing_value_head
 
     try:
         missing = missing_value_head(Path(path), trust_remote_code) if Path(path).is_dir() else []

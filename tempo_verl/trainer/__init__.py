@@ -6,4 +6,4 @@ from types import ModuleType
 
 def register(_v1_module: ModuleType) -> None:
     """Register ``trainer.v1.trainer_mode=tempo`` (importing the module does it)."""
-    import tempo_verl.trainer.tempo_trainer  # noqa: F401
+    import tempo_verl.trainer.trainer  # noqa: F401

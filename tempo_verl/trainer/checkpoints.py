@@ -8,12 +8,17 @@ import json
 import os
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from tempo_verl.errors import UserError
+
+if TYPE_CHECKING:
+    from tempo_verl.config.schema import TempoSettings
 
 KEEP = ("all", "last", "best", "both")
 
@@ -39,6 +44,33 @@ class Checkpoints:
         """A run that only validates (``trainer.val_only``) leaves the folder as it is."""
         keep = "all" if config.trainer.val_only else config.tempo.checkpoint.keep
         return cls(Path(config.trainer.default_local_dir), keep)
+
+    @classmethod
+    def of_run(cls, folder: Path) -> Checkpoints:
+        """The checkpoints of a run folder, or the folder itself if they are right in it.
+
+        Raises:
+            UserError: there is no folder.
+        """
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; name the folder of a run")
+        inside = folder / "checkpoints"
+        return cls(inside if inside.is_dir() else folder)
+
+    def chosen(self, which: str) -> Path:
+        """Folder of the ``last`` or the ``best`` checkpoint.
+
+        Raises:
+            UserError: there is none.
+        """
+        best = self.best()
+        number = self.latest() if which == "last" else None if best is None else best.round
+        if number is None or not self.path(number).is_dir():
+            remedy = (
+                "run with trainer.save_freq > 0" if which == "last" else "run with tempo.checkpoint.keep=best or both"
+            )
+            raise UserError(f"{self.folder}: no {which} checkpoint there yet; {remedy}")
+        return self.path(number)
 
     @property
     def keeps_best(self) -> bool:
@@ -149,8 +181,85 @@ class Checkpoints:
 
     @property
     def _kept(self) -> Path:
-        """Holds ``keep`` once checkpoints have been removed by it: those that are missing are missed by nobody."""
+        """Holds ``keep`` once checkpoints have been removed by it: marks the folder as pruned, so gaps are expected."""
         return self.folder / "keep.txt"
+
+
+@dataclass
+class Keeper:
+    """Chooses the best checkpoint by validation while a run goes on.
+
+    Attributes:
+        checkpoints: the folder.
+        data_sources: by whose accuracy the best is chosen; empty if none is.
+        validated_first: the run begins with a validation.
+    """
+
+    checkpoints: Checkpoints
+    data_sources: list[str]
+    validated_first: bool
+    _accuracy: float | None = field(default=None, init=False)
+    _validations: int = field(default=0, init=False)
+
+    @classmethod
+    def from_config(cls, config: DictConfig, settings: TempoSettings) -> Keeper:
+        """As ``tempo.checkpoint`` says."""
+        from tempo_verl.data.validation import read_judging_sources
+
+        checkpoints, sources = Checkpoints.from_config(config), []
+        if checkpoints.keeps_best:
+            sources = read_judging_sources(
+                config.data.val_files, settings.unlabeled.files, settings.checkpoint.validation
+            )
+        return cls(checkpoints, sources, bool(config.trainer.val_before_train))
+
+    def validated(self, metrics: Mapping[str, float]) -> None:
+        """Take note of a validation."""
+        self._validations += 1
+        if self.checkpoints.keeps_best:
+            self._accuracy = validation_accuracy(metrics, self.data_sources)
+
+    def keep(self, number: int, save: Callable[[], None]) -> None:
+        """After the validation of a round: if it beats all before it, save it if need be, and name it the best.
+
+        The start of a resumed run was judged before the interruption; validating the same weights again only re-rolls
+        the noise.
+        """
+        resumed = self._validations == 1 and self.validated_first and number and self.checkpoints.best()
+        if not self.checkpoints.keeps_best or resumed:
+            return
+        assert self._accuracy is not None
+        if not self.checkpoints.is_better(number, self._accuracy):
+            return
+        if not self.checkpoints.is_complete(number):
+            save()
+        self.checkpoints.set_best(Best(number, self._accuracy, self.data_sources))
+
+    def prune(self) -> None:
+        """After a save."""
+        self.checkpoints.prune()
+
+    def finish(self) -> None:
+        """After the last round."""
+        self.checkpoints.finish()
+
+
+def validation_accuracy(metrics: Mapping[str, float], data_sources: list[str]) -> float:
+    """Mean over data sources of their ``mean@n``, as verl names it.
+
+    Raises:
+        UserError: a data source of which no question was validated.
+    """
+    accuracies = []
+    for source in data_sources:
+        found = [value for name, value in metrics.items() if name.startswith(f"val-core/{source}/acc/mean@")]
+        if not found:
+            raise UserError(
+                f"no question of data source {source} was validated, by which tempo.checkpoint.keep chooses; see "
+                "data.val_max_samples and data.filter_overlong_prompts, or set tempo.checkpoint.validation"
+            )
+        accuracies += found
+    return sum(accuracies) / len(accuracies)
 
 
 def _write(path: Path, text: str) -> None:

@@ -11,7 +11,8 @@ import torch
 
 from tempo_verl.algo.calibration import calibration_metrics
 from tempo_verl.algo.evaluation import distinct_answers, question_measures
-from tempo_verl.errors import UserError
+from tempo_verl.methods import Trained
+from tempo_verl.trainer.log import Log
 
 
 def prefixed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
@@ -27,6 +28,42 @@ def labeled_metrics(final_value: np.ndarray, correct: np.ndarray) -> dict[str, f
         correct: (N,) in {0, 1}.
     """
     return prefixed("tempo/labeled", calibration_metrics(final_value, correct))
+
+
+def measure_policy(trained: Trained, has_entropy: bool, log: Log) -> None:
+    """Log what the policy was trained on, real unlabelled rows only, and keep it in the round's arrays.
+
+    Args:
+        has_entropy: the update has left the (B, T) entropy in the queue. Else the actor's own mean is taken, if it was
+            asked for one.
+    """
+    rows, samples = trained.unlabeled, trained.samples
+    if rows is None:
+        return
+    mask, values, answers = samples.response_mask[rows], trained.values, None
+    if all("pred" in info for info in samples.reward_info):  # else another reward manager is in use
+        answers = [samples.answers[row] for row in rows]
+    entropy = samples.read("entropy")["entropy"].to_padded_tensor(0.0)[rows] if has_entropy else None
+    log.metrics.update(
+        unlabeled_metrics(
+            reward=trained.reward[rows],
+            first_baseline=None if values is None else values[rows, 0],
+            advantages=trained.advantages[rows],
+            response_mask=mask,
+            entropy=entropy,
+            answers=answers,
+            prompts=[samples.prompts[row] for row in rows],
+        )
+    )
+    if entropy is None and "actor/entropy_loss" in log.metrics:
+        log.metrics["tempo/unlabeled/entropy"] = log.metrics["actor/entropy_loss"]
+    if values is not None:
+        log.arrays["unlabeled_values"] = values[rows].numpy()
+    log.arrays.update(
+        unlabeled_reward=trained.reward[rows].numpy(),
+        unlabeled_advantages=trained.advantages[rows].numpy(),
+        unlabeled_mask=mask.numpy(),
+    )
 
 
 def unlabeled_metrics(
@@ -97,8 +134,7 @@ def verifier_metrics(errors: Sequence[str]) -> dict[str, float]:
 def validation_metrics(
     data_sources: Sequence[str],
     prompts: Sequence[str],
-    correct: Sequence[float],
-    answers: Sequence[str | None],
+    found: Mapping[str, Sequence],
     expected: Mapping[tuple[str, str], int],
 ) -> dict[str, float]:
     """Validation by data source, in verl's names: mean@n, and unbiased pass@k and maj@k for k = 1, 2, 4, ..., n.
@@ -106,9 +142,13 @@ def validation_metrics(
     verl's own ``best@k`` and ``maj@k`` resample with replacement, which is biased low, and slow on many questions.
 
     Args:
-        data_sources, prompts, correct, answers: one entry a sample; ``prompts`` are uids, ``correct`` is 0 or 1.
+        data_sources, prompts: one entry a sample; ``prompts`` are uids.
+        found: what the reward manager found out, one entry a sample: ``acc`` (or ``reward``), 0 or 1; ``pred``, the
+            answer; ``verifier_error``, see :func:`verifier_metrics`.
         expected: (data source, prompt) -> samples asked for; one that failed counts as wrong.
     """
+    correct = found.get("acc") or found["reward"]
+    answers = [answer or None for answer in found.get("pred") or [None] * len(correct)]
     questions: dict[str, dict[str, list[tuple[float, str | None]]]] = defaultdict(lambda: defaultdict(list))
     for source, prompt, right, answer in zip(data_sources, prompts, correct, answers, strict=True):
         questions[source][prompt].append((right, answer))
@@ -125,22 +165,4 @@ def validation_metrics(
         names = {name: f"{core}/{name}" for k in ks for name in (f"pass@{k}", f"maj@{k}")}
         names |= {"avg": f"{core}/mean@{n}", "distinct_answers": f"val-aux/{source}/distinct_answers"}
         metrics |= {logged: float(np.mean([of[name] for of in measured])) for name, logged in names.items()}
-    return metrics
-
-
-def validation_accuracy(metrics: Mapping[str, float], data_sources: Sequence[str]) -> float:
-    """Mean over data sources of their ``mean@n`` in :func:`validation_metrics`.
-
-    Raises:
-        UserError: a data source of which no question was validated.
-    """
-    accuracies = []
-    for source in data_sources:
-        found = [value for name, value in metrics.items() if name.startswith(f"val-core/{source}/acc/mean@")]
-        if not found:
-            raise UserError(
-                f"no question of data source {source} was validated, by which tempo.checkpoint.keep chooses; see "
-                "data.val_max_samples and data.filter_overlong_prompts, or set tempo.checkpoint.validation"
-            )
-        accuracies += found
-    return float(np.mean(accuracies))
+    return metrics | prefixed("val-aux", verifier_metrics(found.get("verifier_error") or []))

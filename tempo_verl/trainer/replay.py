@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labelled rollouts of earlier rounds, from which an E-step learns again.
 
-One round's labelled samples are few against the distance that the policy moves; the critic then judges by what is
-quickly learnt, and the policy learns to deceive it. Their answers are known, so they can be learnt from more than once.
+One round has too few labelled samples to follow the policy, so the critic learns shortcuts that the policy exploits.
+The verdicts of earlier rollouts are known, so they can be learnt from again.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections import deque
 
 import numpy as np
-from transfer_queue import KVBatchMeta
 
-from tempo_verl.trainer.queue import Samples, concatenate
+from tempo_verl.trainer.batch import Samples, concatenate, of_keys
 
 PARTITION = "replay"
 
@@ -31,7 +30,7 @@ class Replay:
         self._window, self._seed = window, seed
         self._rounds: deque[Samples] = deque()
 
-    def join(self, fresh: Samples, count: int, multiple: int, number: int) -> KVBatchMeta:
+    def join(self, fresh: Samples, count: int, multiple: int, number: int) -> Samples:
         """Keep a round's samples, and put earlier ones, drawn at random without replacement, behind them.
 
         Args:
@@ -52,7 +51,4 @@ class Replay:
         drawn = np.random.default_rng([self._seed, number]).choice(len(rows), count, replace=False) if count else []
         kept = fresh.copy_to(PARTITION)
         self._rounds.append(kept)
-        earlier = KVBatchMeta(
-            partition_id=PARTITION, keys=[rows[row][0] for row in drawn], tags=[rows[row][1] for row in drawn]
-        )
-        return concatenate(kept.meta, earlier)
+        return concatenate(kept, of_keys(PARTITION, [rows[row] for row in drawn]))

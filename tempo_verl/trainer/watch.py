@@ -11,11 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from tempo_verl.trainer.settings import AlarmSettings, GateSettings
+from tempo_verl.config.schema import Alarms, Gate
 
 logger = logging.getLogger(__name__)
-
-ENDS_EARLY = "the run ends with the next round: "  # what the launcher looks for in the log
 
 # alarm -> the metric it watches, and what it means
 ALARMS = {
@@ -35,7 +33,7 @@ class Watch:
         stop: why the run should end, or ``None``.
     """
 
-    def __init__(self, alarms: AlarmSettings, gate: GateSettings):
+    def __init__(self, alarms: Alarms, gate: Gate):
         self._alarms, self._gate = alarms, gate
         self._first: dict[str, list[float]] = {name: [] for name in ALARMS}
         self._last: dict[str, list[float]] = {name: [] for name in ALARMS}

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from tempo_verl.evaluation.samples import Sample
-from tempo_verl.preflight import check
+from tempo_verl.config.checks import check
 
 
 @dataclass
@@ -41,7 +41,7 @@ def train(compose, folder: Path, overrides: list[str]) -> Evidence:
     from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
     from verl.trainer.main_ppo import TaskRunnerV1
 
-    from tempo_verl.trainer.tempo_trainer import TempoTrainer
+    from tempo_verl.trainer.trainer import TempoTrainer
 
     found = Evidence(folder)
 
@@ -59,35 +59,6 @@ def train(compose, folder: Path, overrides: list[str]) -> Evidence:
             self._weights("end")
             found.metrics[self.global_steps] = dict(metrics)
             return batch
-
-        def _m_step(self, *args):
-            self._weights("between")
-            return super()._m_step(*args)
-
-        def _train_critic(self, samples, *args):
-            if self.settings.kind.reward != "official":  # whose loss has targets of its own
-                stored = samples.read("input_ids", "outcome")
-                rows = zip(samples.meta.keys, stored["input_ids"].unbind(), stored["outcome"].unbind(), strict=True)
-                found.fitted[self.global_steps] = {key: (ids.tolist(), outcome.item()) for key, ids, outcome in rows}
-            super()._train_critic(samples, *args)
-
-        def _update_policy(self, samples, *args):
-            found.rows[self.global_steps] = {
-                "real": samples.real,
-                "input_ids": [ids.clone() for ids in samples.read("input_ids")["input_ids"].unbind()],
-                "lengths": samples.response_lengths,
-                "mask": samples.response_mask.clone(),
-                "advantages": [row.clone() for row in samples.read("advantages")["advantages"].unbind()],
-                "reward_model": samples.read_objects("reward_model"),
-                "infos": self._reward_info(samples),
-                "prompts": samples.prompts,
-                "reward": [row.sum().item() for row in samples.read("rm_scores")["rm_scores"].unbind()],
-            }
-            return super()._update_policy(samples, *args)
-
-        def _draw(self, *args, **options):
-            found.drawn.append(super()._draw(*args, **options))
-            return found.drawn[-1]
 
     config = compose(
         [

@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
 import torch
+from omegaconf import DictConfig
 from tensordict import TensorDict
 from verl.utils.metric import AggregationType, Metric
 
 from tempo_verl.algo.calibration import calibration_loss
 from tempo_verl.algo.official import value_loss
-from tempo_verl.trainer.queue import final_values_of
+from tempo_verl.trainer.batch import final_values_of
 
 
 def value_calibration_loss(model_output: dict, data: TensorDict, dp_group=None, *, loss_agg_mode: str):
@@ -49,8 +54,8 @@ def value_calibration_loss(model_output: dict, data: TensorDict, dp_group=None, 
     return loss, metrics
 
 
-def official_value_loss(model_output: dict, data: TensorDict, dp_group=None, *, cliprange_value: float):
-    """The official repository's value loss on the labelled rows of a mixed batch, ``method=official``.
+def clipped_value_loss(model_output: dict, data: TensorDict, dp_group=None, *, cliprange_value: float):
+    """The official repository's value loss: on the labelled rows of a mixed batch, clipped.
 
     Args:
         model_output: ``values``, jagged (B, prompt + response).
@@ -72,3 +77,31 @@ def official_value_loss(model_output: dict, data: TensorDict, dp_group=None, *, 
         "critic/vf_clipfrac": Metric(value=clipfrac * share, aggregation=AggregationType.SUM),
     }
     return loss * share, metrics
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A critic loss.
+
+    Attributes:
+        build: from the whole configuration, the picklable function that the workers call.
+        reads: fields that it reads beside those that every critic pass is sent.
+        on_policy_batch: it trains on the policy's batch, which then is in whole mini-batches of the critic as well.
+    """
+
+    build: Callable[[DictConfig], Callable]
+    reads: frozenset[str] = frozenset()
+    on_policy_batch: bool = False
+
+
+# What a method's ``critic_loss`` may name.
+LOSSES = {
+    "calibration": Loss(
+        lambda config: partial(value_calibration_loss, loss_agg_mode=config.tempo.calibration.loss_agg_mode)
+    ),
+    "clipped": Loss(
+        lambda config: partial(clipped_value_loss, cliprange_value=config.critic.cliprange_value),
+        reads=frozenset({"values", "returns"}),
+        on_policy_batch=True,
+    ),
+}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -44,8 +45,17 @@ class Samples:
         """Some of the rows, in the order of ``indices`` (int)."""
         return Samples(self.meta.select_keys([self.meta.keys[index] for index in indices]))
 
-    def order(self, without: frozenset[str], **extra_info: Any) -> KVBatchMeta:
-        """These rows and ``extra_info``, as an argument for one worker-group call that does not read ``without``."""
+    def find(self, part: Samples) -> np.ndarray:
+        """Positions of the rows that are in ``part`` as well, in ascending order."""
+        return np.flatnonzero(np.isin(self.meta.keys, part.meta.keys))
+
+    def align(self, part: Samples, values: torch.Tensor) -> torch.Tensor:
+        """(B,) ``values``, one for each row of ``part``, at the same rows here; 0 on rows that ``part`` lacks."""
+        of_key = dict(zip(part.meta.keys, values.tolist(), strict=True))
+        return torch.tensor([of_key.get(key, 0.0) for key in self.meta.keys])
+
+    def request(self, without: frozenset[str], **extra_info: Any) -> KVBatchMeta:
+        """These rows and ``extra_info``, as the argument of a worker-group call that does not read ``without``."""
         return KVBatchMeta(
             partition_id=self.meta.partition_id,
             keys=self.meta.keys,
@@ -112,6 +122,26 @@ class Samples:
         """uid of the prompt of each row."""
         return [key.split("_")[0] for key in self.meta.keys]
 
+    @cached_property
+    def reward_info(self) -> list[dict[str, Any]]:
+        """What the reward manager found out about each row: ``acc`` (rows with an answer), ``pred``, ``format``, ..."""
+        return [extra["reward_extra_info"] for extra in self.read_objects("extra_fields")]
+
+    @property
+    def verdicts(self) -> torch.Tensor:
+        """(B,) float32 c(x, y) in {0, 1} as the verifier found it. A row without a verdict is a ``KeyError``."""
+        return torch.tensor([float(info["acc"]) for info in self.reward_info])
+
+    @property
+    def answers(self) -> list[str | None]:
+        """(B,) what each response answers, None if nothing was found."""
+        return [info["pred"] or None for info in self.reward_info]
+
+    @property
+    def styles(self) -> list[str]:
+        """(B,) the verifier of each row."""
+        return [info["style"] for info in self.reward_info]
+
     def unpadded(self, padded: torch.Tensor, extra: int = 0) -> list[torch.Tensor]:
         """Rows of a (B, T + extra) tensor cut to their own length."""
         return [row[: length + extra] for row, length in zip(padded, self.response_lengths, strict=True)]
@@ -131,22 +161,43 @@ def final_values_of(full: torch.Tensor, response_lengths: list[int]) -> torch.Te
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
-def select(meta: KVBatchMeta, prompts: set[str]) -> KVBatchMeta:
+def select(meta: KVBatchMeta, prompts: set[str]) -> Samples:
     """The rows of a batch that answer one of ``prompts`` (uids), by prompt and sample, not by when they were ready."""
     found = [key for key in meta.keys if key.split("_")[0] in prompts]
-    return meta.select_keys(sorted(found, key=lambda key: [int(number) for number in re.findall(r"\d+", key)]))
+    return Samples(meta.select_keys(sorted(found, key=_in_order)))
 
 
-def last_outputs(meta: KVBatchMeta) -> KVBatchMeta:
+def last_outputs(samples: Samples) -> Samples:
     """Of rows as :func:`select` orders them, the last output of each sample: an agent loop may store several."""
-    last = {key.rpartition("_")[0]: key for key in meta.keys}
-    return meta.select_keys(list(last.values()))
+    last = {key.rpartition("_")[0]: key for key in samples.meta.keys}
+    return Samples(samples.meta.select_keys(list(last.values())))
 
 
-def concatenate(first: KVBatchMeta, second: KVBatchMeta) -> KVBatchMeta:
-    """Both batches as one, rows in this order."""
-    return KVBatchMeta(
-        partition_id=first.partition_id,
-        keys=[*first.keys, *second.keys],
-        tags=[*first.tags, *second.tags],
+def concatenate(*parts: Samples) -> Samples:
+    """All rows as one batch, part by part."""
+    return Samples(
+        KVBatchMeta(
+            partition_id=parts[0].meta.partition_id,
+            keys=[key for part in parts for key in part.meta.keys],
+            tags=[tag for part in parts for tag in part.meta.tags],
+        )
     )
+
+
+def of_keys(partition: str, rows: list[tuple[str, dict[str, Any]]]) -> Samples:
+    """Rows of a partition by key and tag."""
+    return Samples(KVBatchMeta(partition_id=partition, keys=[key for key, _ in rows], tags=[tag for _, tag in rows]))
+
+
+def clear(drawn: Iterable[Samples | None], but: Samples) -> None:
+    """Drop all rows of ``drawn`` from the queue that are not in ``but``."""
+    kept = set(but.meta.keys)
+    for samples in drawn:
+        if samples is not None:
+            rest = sorted(set(samples.meta.keys) - kept)
+            if rest:
+                Samples(samples.meta.select_keys(rest)).clear()
+
+
+def _in_order(key: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", key)]

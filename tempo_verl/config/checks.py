@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks before anything expensive starts: each user's mistake ends in one line that names the place and the remedy.
+
+Runs as a Hydra callback of the shipped configuration, hence under verl's own launcher too, and in ``tempo-verl train``.
+No model is loaded and Ray is not started (an existing cluster is asked for its CPUs).
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from tempo_verl.compat import check_verl_version
+from tempo_verl.config.cluster import check_processes, check_ray, check_storage
+from tempo_verl.config.files import check_checkpoints, check_predictions, check_questions, written
+from tempo_verl.config.models import check_models, check_prompts
+from tempo_verl.config.schema import read_settings
+from tempo_verl.config.start import check_start
+from tempo_verl.errors import UserError
+from tempo_verl.methods import Method
+
+SEQUENCE_PARALLEL = "fsdp_config.ulysses_sequence_parallel_size"
+
+# Settings of verl that TEMPO does not read: field, the value that asks for nothing, what to use instead.
+WITHOUT_EFFECT = (
+    ("algorithm.adv_estimator", "gae", "the advantage is TEMPO's own"),
+    ("algorithm.filter_groups.enable", False, "prompts that are all right or all wrong calibrate the critic as well"),
+    ("algorithm.rollout_correction.rollout_is", None, "rollouts are on-policy"),
+    ("algorithm.rollout_correction.rollout_rs", None, "rollouts are on-policy"),
+    ("critic.ppo_epochs", 1, "use tempo.calibration.epochs"),
+    ("reward.custom_reward_function.path", None, "name your verifier as module:function in reward_model.style"),
+    ("reward.reward_model.enable", False, "the reward is the verifier's verdict or the critic's value"),
+    ("trainer.critic_warmup", 0, "use tempo.calibration.warmup_rounds"),
+    ("trainer.v1.sampler.sync_refill_failed_groups", False, "failed prompts are left out"),
+)
+
+
+class PreflightCallback(Callback):
+    """Stops the process with status 2 and one line on stderr if :func:`check` finds a mistake."""
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            check(config)
+        except UserError as error:
+            # Hydra turns exceptions of callbacks into warnings, but not this one.
+            print(f"tempo-verl: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+
+
+def check(config: DictConfig) -> None:
+    """Run every check, cheap ones first.
+
+    Raises:
+        UserError: the first mistake found.
+    """
+    check_verl_version()
+    method = read_settings(config)
+    check_start(method.settings)
+    _check_algorithm(config, method)
+    _check_calibration(config, method)
+    _check_batches(config, method)
+    _check_lengths(config)
+    check_processes(config)
+    method.check(config)
+    questions = check_questions(config, method)
+    check_checkpoints(config, method)
+    check_predictions(method)
+    check_models(config)
+    check_prompts(config, questions)
+    check_storage(config, method.settings)
+    check_ray(config)
+
+
+# ---------------------------------------------------------------------- configuration
+
+
+def _check_algorithm(config: DictConfig, method: Method) -> None:
+    if config.trainer.v1.trainer_mode != "tempo":
+        raise UserError(
+            f"trainer.v1.trainer_mode={config.trainer.v1.trainer_mode}: must be tempo for this configuration"
+        )
+    if (config.algorithm.gamma, config.algorithm.lam) != (1.0, 1.0):
+        raise UserError(
+            f"algorithm.gamma={config.algorithm.gamma}, algorithm.lam={config.algorithm.lam}: must both be 1, "
+            "the critic estimates P(correct | prefix)"
+        )
+    if config.algorithm.use_kl_in_reward:
+        raise UserError(
+            "algorithm.use_kl_in_reward=true: the reward is the critic's value; "
+            "use actor_rollout_ref.actor.use_kl_loss=true to stay close to the reference policy"
+        )
+    for field, neutral, instead in WITHOUT_EFFECT:
+        value = OmegaConf.select(config, field)
+        if value not in (neutral, None):
+            raise UserError(f"{field}={value} would have no effect ({instead}); leave it at {written(neutral)}")
+    if config.trainer.val_only and not config.trainer.val_before_train:
+        raise UserError(
+            "trainer.val_only=true would train where trainer.val_before_train=false; set that to true as well"
+        )
+    for field in ("actor_rollout_ref.actor.optim.lr", "critic.optim.lr"):
+        rate = OmegaConf.select(config, field)
+        if not isinstance(rate, int | float) or rate < 0:
+            raise UserError(f"{field}={written(rate)} must be a number, 0 or more")
+
+
+def _check_calibration(config: DictConfig, method: Method) -> None:
+    """Critic and E-step: what the method needs, and what would have no effect in this run."""
+    settings, calibration, name = method.settings, method.settings.calibration, method.settings.method
+    enabled = bool(config.critic.enable)
+    if method.needs.critic is True and not enabled:
+        raise UserError(f"critic.enable={config.critic.enable}: method={name} needs a critic, set it to true")
+    if method.needs.critic is False and enabled:
+        raise UserError(f"critic.enable={config.critic.enable}: method={name} has no use for a critic, set it to false")
+    if settings.advantage == "baseline" and not enabled:
+        raise UserError("tempo.advantage=baseline needs a critic: set tempo.advantage=group, or critic.enable=true")
+    if calibration.gate.min_auroc is not None and not (method.has_gate and calibration.interval):
+        raise UserError(
+            f"tempo.calibration.gate.min_auroc={calibration.gate.min_auroc}: the gate is for rewards of a critic "
+            f"whose AUROC on D_L is measured, which this run (method={name}, tempo.calibration.interval="
+            f"{calibration.interval}) has not; set it to null"
+        )
+    why = None
+    if not enabled:
+        why = "there is no critic (critic.enable=false)"
+    elif not method.fits_critic:
+        why = f"method={name} has no E-step"
+    elif not settings.labeled.files:
+        why = "there are no labelled questions (tempo.labeled.files is not set)"
+    if calibration.warmup_rounds and why:
+        raise UserError(
+            f"tempo.calibration.warmup_rounds={calibration.warmup_rounds}: there is nothing to warm up, {why}; "
+            "set it to 0"
+        )
+    gated = calibration.gate.min_auroc is not None
+    if not (method.every_round or calibration.interval or calibration.warmup_rounds or gated):
+        why = why or "no round has an E-step (tempo.calibration.interval=0)"
+    if calibration.replay.prompts and why:
+        raise UserError(
+            f"tempo.calibration.replay.prompts={calibration.replay.prompts} would have no effect: {why}; leave it at 0"
+        )
+    if gated and not settings.labeled.files:
+        raise UserError(
+            f"tempo.calibration.gate.min_auroc={calibration.gate.min_auroc}: the critic is measured on labelled "
+            "questions; set tempo.labeled.files, or the gate to null"
+        )
+
+
+def _check_batches(config: DictConfig, method: Method) -> None:
+    ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes // _sequence_parallel(config)
+    actor_mini = config.actor_rollout_ref.actor.ppo_mini_batch_size
+    settings, policy_stream = method.settings, method.learns_on()
+    policy_batch = getattr(settings, policy_stream).batch_size
+    n = config.actor_rollout_ref.rollout.n
+    if not method.needs.unlabeled and settings.labeled.n != n:
+        raise UserError(
+            f"tempo.labeled.n={settings.labeled.n} must equal actor_rollout_ref.rollout.n={n} in "
+            f"method={settings.method}"
+        )
+    updates = [
+        (
+            "actor_rollout_ref.actor.ppo_mini_batch_size",
+            actor_mini,
+            f"tempo.{policy_stream}.batch_size",
+            policy_batch,
+            n,
+        )
+    ]
+    if config.critic.enable and settings.labeled.files:
+        labeled = settings.labeled
+        critic_mini = settings.calibration.mini_batch_size
+        updates.append(
+            (
+                "tempo.calibration.mini_batch_size",
+                critic_mini,
+                "tempo.labeled.batch_size",
+                labeled.batch_size,
+                labeled.n,
+            )
+        )
+    for mini_name, mini, batch_name, batch, samples in updates:
+        if mini > batch or batch % mini:
+            raise UserError(f"{mini_name}={mini} does not divide {batch_name}={batch}; choose a divisor of {batch}")
+        if is_fsdp(config) and mini * samples % ranks:
+            raise UserError(
+                f"{mini_name}={mini} makes {mini * samples} samples an update, not a multiple of the {ranks} "
+                "data-parallel training processes (trainer.n_gpus_per_node x trainer.nnodes); change one of them"
+            )
+
+
+def _check_lengths(config: DictConfig) -> None:
+    if not is_fsdp(config):
+        return
+    longest = config.data.max_prompt_length + config.data.max_response_length
+    for field in (
+        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu",
+        "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu",
+        "critic.ppo_max_token_len_per_gpu",
+    ):
+        budget = OmegaConf.select(config, field)
+        section = config.critic if field.startswith("critic") else config.actor_rollout_ref.actor
+        if section.use_dynamic_bsz and budget is not None and budget * _sequence_parallel(config) < longest:
+            raise UserError(
+                f"{field}={budget} is less than data.max_prompt_length + data.max_response_length={longest}: "
+                "a micro-batch must hold the longest sample; raise it or shorten the samples"
+            )
+
+
+def _sequence_parallel(config: DictConfig) -> int:
+    """Processes that share a sequence (Ulysses, FSDP only)."""
+    actor = config.actor_rollout_ref.actor
+    named = (OmegaConf.select(actor, "ulysses_sequence_parallel_size"), OmegaConf.select(actor, SEQUENCE_PARALLEL))
+    return max(size or 1 for size in named)
+
+
+def is_fsdp(config: DictConfig) -> bool:
+    return str(config.actor_rollout_ref.actor.strategy).startswith("fsdp")

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of the files that a run reads and writes: questions, checkpoints, predictions."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from tempo_verl.data.validation import Questions, check_disjoint, read_judging_sources, read_questions
+from tempo_verl.errors import UserError
+from tempo_verl.methods import Method
+from tempo_verl.rewards import check_style
+from tempo_verl.trainer.checkpoints import Checkpoints
+
+# Settings of verl that would remove checkpoints, or end them late, beside tempo.checkpoint.keep: field, neutral value.
+IN_THE_WAY_OF_KEEP = (
+    ("trainer.max_actor_ckpt_to_keep", None),
+    ("trainer.max_critic_ckpt_to_keep", None),
+    ("trainer.remove_previous_ckpt_in_save", False),
+    ("trainer.del_local_ckpt_after_load", False),
+    ("trainer.default_hdfs_dir", None),
+    ("actor_rollout_ref.actor.checkpoint.async_save", False),
+    ("critic.checkpoint.async_save", False),
+)
+
+
+def check_questions(config: DictConfig, method: Method) -> dict[str, Questions]:
+    """Read every question file that the run will read.
+
+    Returns:
+        The questions by the field that names their files.
+
+    Raises:
+        UserError: a file or a row that cannot be used, a question in both streams, or a batch larger than its set.
+    """
+    settings, found = method.settings, {}
+    if method.needs.labeled or settings.labeled.files:
+        found["tempo.labeled"] = read_questions("tempo.labeled.files", settings.labeled.files, needs_answers=True)
+    if method.needs.unlabeled:
+        found["tempo.unlabeled"] = read_questions(
+            "tempo.unlabeled.files", settings.unlabeled.files, needs_answers=method.reads_answers
+        )
+    if len(found) == 2:
+        check_disjoint(found["tempo.labeled"], found["tempo.unlabeled"])
+    for name, questions in found.items():
+        for style in questions.styles:
+            check_style(style)
+        stream = OmegaConf.select(config, name)
+        most = stream.get("repeat", 1) * len(questions)
+        if stream.batch_size > most:
+            raise UserError(
+                f"{name}.batch_size={stream.batch_size} is larger than the set ({len(questions)} questions in "
+                f"{questions.source}); set it to at most {most}"
+                + (f", or raise {name}.repeat" if "repeat" in stream else "")
+            )
+    # verl opens the validation files of a run that never validates, too
+    validates = config.trainer.test_freq > 0 or config.trainer.val_before_train
+    validation = read_questions("data.val_files", config.data.val_files, needs_answers=validates)
+    fields = {f"{name}.files": questions for name, questions in found.items()}
+    return fields | ({"data.val_files": validation} if validates else {})
+
+
+def check_checkpoints(config: DictConfig, method: Method) -> None:
+    """See that a run neither loses nor mistakes what is in the folder of its checkpoints.
+
+    Raises:
+        UserError: in one line.
+    """
+    checkpoints, data_sources = Checkpoints.from_config(config), []
+    if checkpoints.keep == "all":
+        return
+    keep = f"tempo.checkpoint.keep={checkpoints.keep}"
+    for field, neutral in IN_THE_WAY_OF_KEEP:
+        value = OmegaConf.select(config, field)
+        if value not in (neutral, None):
+            raise UserError(f"{field}={value} does not go with {keep}; leave it at {written(neutral)}, or set keep=all")
+    if checkpoints.keeps_best:
+        if config.trainer.test_freq <= 0:
+            raise UserError(
+                f"trainer.test_freq={config.trainer.test_freq}: {keep} goes by the accuracy in validation; set it to "
+                "the number of rounds between two validations"
+            )
+        data_sources = read_judging_sources(
+            config.data.val_files, method.settings.unlabeled.files, method.settings.checkpoint.validation
+        )
+    checkpoints.check_start(config.trainer.resume_mode, data_sources)
+
+
+def check_predictions(method: Method) -> None:
+    """See that the predictions can be written where they are asked for.
+
+    Raises:
+        UserError: they cannot.
+    """
+    if method.settings.predictions.file is None or not method.needs.unlabeled:
+        return
+    path = Path(method.settings.predictions.file)
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(
+            f"tempo.predictions.file={path}: a file cannot be written there; name another, or set it to null"
+        )
+
+
+def written(value: Any) -> str:
+    """As it is written in an override."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

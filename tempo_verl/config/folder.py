@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may change when a run folder is used again: verl resumes whatever checkpoint it finds there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from tempo_verl.config.files import written
+from tempo_verl.errors import UserError
+from tempo_verl.trainer.checkpoints import Checkpoints
+
+# Settings that change nothing in what is trained, or what follows from another one: by the start of their name.
+FREE = (
+    "hydra", "ray_kwargs", "transfer_queue", "global_profiler", "trainer.logger", "trainer.project_name",
+    "trainer.experiment_name", "trainer.test_freq", "trainer.save_freq", "trainer.val_", "trainer.validation_data_dir",
+    "trainer.rollout_data_dir", "trainer.log_", "trainer.default_local_dir", "trainer.total_training_steps",
+    "trainer.max_actor_ckpt_to_keep", "trainer.max_critic_ckpt_to_keep", "trainer.resume", "data.val_",
+    "actor_rollout_ref.rollout.val_kwargs", "tempo.rounds", "tempo.allow_changes", "tempo.checkpoint",
+    "tempo.predictions", "tempo.alarms", "tempo.dump_dir", "tempo.status_file", "tempo.poll_interval",
+    "tempo.monitor_oracle",
+)  # fmt: skip
+SHOWN = 3  # differences
+
+
+def check_folder(folder: Path, config: DictConfig) -> None:
+    """See that a run goes on as it began: its method, data, batches, learning rates and models.
+
+    Args:
+        folder: of the run; its ``config.yaml`` is that of the run so far.
+        config: of the run now.
+
+    Raises:
+        UserError: it would not, with the differences; or there is no round left to train.
+    """
+    earlier = folder / "config.yaml"
+    latest = Checkpoints.from_config(config).latest()
+    if not earlier.is_file() or latest is None or config.trainer.resume_mode != "auto":
+        return
+    if latest > config.tempo.rounds:
+        raise UserError(
+            f"--run-dir={folder} is trained for {latest} rounds already, tempo.rounds={config.tempo.rounds}; raise it, "
+            "or name another folder"
+        )
+    if config.tempo.allow_changes:
+        return
+    before, now = (_flat(OmegaConf.to_container(of, resolve=True)) for of in (OmegaConf.load(earlier), config))
+    changed = [name for name in sorted(before.keys() & now.keys()) if before[name] != now[name]]
+    changed = [name for name in changed if not name.startswith(FREE)]
+    if "tempo.method" in changed:
+        changed = ["tempo.method"]  # the others follow from it
+    if changed:
+        told = ", ".join(f"{name}={written(now[name])} was {written(before[name])}" for name in changed[:SHOWN])
+        more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+        raise UserError(
+            f"--run-dir={folder} holds a run with other settings ({told}{more}); name another folder (with "
+            f"tempo.start_from={folder} to begin with its weights), or set tempo.allow_changes=true to go on with them"
+        )
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, by dotted keys; a list is a value."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat

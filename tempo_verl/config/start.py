@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``tempo.start_from``: actor and critic of an earlier run's checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tempo_verl.config.schema import TempoSettings
+from tempo_verl.errors import UserError
+from tempo_verl.trainer.checkpoints import Checkpoints
+
+
+def start_path(role: str, run_dir: str | None, which: str) -> str | None:
+    """Hugging Face directory of a role in the chosen checkpoint of a run; the default of ``model.path``.
+
+    Args:
+        role: ``actor`` or ``critic``.
+        run_dir: ``tempo.start_from``; None: no default.
+        which: ``tempo.start_checkpoint``, ``last`` or ``best``.
+
+    Raises:
+        UserError: there is no such checkpoint.
+    """
+    if run_dir is None:
+        return None
+    return str(Checkpoints.of_run(Path(run_dir).expanduser()).chosen(which).absolute() / role / "huggingface")
+
+
+def check_start(settings: TempoSettings) -> None:
+    """See that the run to start from has the checkpoint.
+
+    Raises:
+        UserError: it has not.
+    """
+    if settings.start_from is None:
+        return
+    try:
+        actor = start_path("actor", settings.start_from, settings.start_checkpoint)
+    except UserError as error:
+        raise UserError(f"tempo.start_from={settings.start_from}: {error}") from None
+    if not (Path(str(actor)) / "config.json").is_file():
+        raise UserError(
+            f"tempo.start_from={settings.start_from}: {actor} holds no model; that run has to save hf_model "
+            "(actor_rollout_ref.actor.checkpoint.save_contents)"
+        )

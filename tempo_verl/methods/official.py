@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The official repository's code, deviation by deviation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from tempo_verl.algo.advantage import final_value
+from tempo_verl.algo.official import em_outcome_advantage, em_token_advantage, last_token_reward, mixed_groups
+from tempo_verl.methods.base import Method, Needs, Options, Round, Tensor, Trained, refuse
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+class OfficialOptions(Options):
+    """See ``config/method/official.yaml``."""
+
+    advantage: Literal["em_token", "em"]
+    filter_groups: bool
+
+
+class Official(Method):
+    """A round as the official TEMPO repository's code does it, to see what each deviation from the paper costs.
+
+    D_L and D_U are one batch. Labelled rows have +1 and -1 as reward and are in the policy's loss; prompts that are all
+    right or all wrong are left out. Values are those before the critic's update. R = V(x, y_1:T-1). Whitening is joint.
+    The critic's loss is clipped and on labelled rows only.
+    """
+
+    name = "official"
+    title = "the policy learns on labelled and unlabelled questions in one batch, as in the official code"
+    row = (
+        "what the official repository does: one mixed batch, +1/-1 on D_L, stale values, V(x, y_1:T-1), "
+        "joint whitening, D_L in the policy's loss",
+        "`em_token` or `em`",
+        "clipped loss on D_L",
+    )
+    needs = Needs(labeled=True, unlabeled=True, critic=True)
+    Options = OfficialOptions
+    every_round = True
+    critic_loss = "clipped"
+
+    def step(self, round: Round) -> Trained:
+        drawn = round.labeled
+        outcome = drawn.verdicts
+        round.critic.measure(drawn)
+        kept = drawn.real
+        if self.options.filter_groups:
+            kept = kept & mixed_groups(outcome.numpy(), drawn.prompts)
+        round.log.metrics["tempo/labeled/kept"] = float(kept.sum() / drawn.real.sum())
+
+        labeled = drawn.rows(np.flatnonzero(kept))
+        samples = round.policy.batch(round.unlabeled, labeled)
+        values = round.critic.values(samples)  # before the critic's update, for the actor as well
+        mask = samples.response_mask
+        is_labeled = np.zeros(len(samples), dtype=bool)
+        is_labeled[samples.find(labeled)] = True
+        reward = last_token_reward(samples.align(drawn, 2 * outcome - 1), mask)
+        credit = em_outcome_advantage if self.options.advantage == "em" else em_token_advantage
+        groups = (samples.prompts,) if self.options.advantage == "em" else ()
+        advantages, returns = credit(values[:, :-1], reward, mask, is_labeled, *groups)
+
+        samples.write(
+            values=samples.unpadded(values[:, :-1]),
+            advantages=samples.unpadded(advantages),
+            returns=samples.unpadded(returns),
+            rm_scores=samples.unpadded(reward),
+            loss_mask=samples.unpadded(mask * torch.from_numpy(is_labeled)[:, None]),
+        )
+        with round.log.time("update_critic"):
+            round.critic.train(samples)
+        samples.write(loss_mask=samples.unpadded(mask))
+        round.policy.update(samples)
+        unlabeled = samples.find(round.unlabeled)
+        return Trained(samples, unlabeled, final_value(values, mask, "before_last_token"), advantages, values)
+
+    def probability(self, values: Tensor, response_mask: Tensor) -> Tensor:
+        """(B,) its critic is fitted to +1 and -1: (1 + V) / 2."""
+        return (1 + final_value(values, response_mask, self.settings.final_value)) / 2
+
+    def check(self, config: DictConfig) -> None:
+        rounds = self.settings.calibration.warmup_rounds
+        refuse(
+            rounds,
+            f"tempo.calibration.warmup_rounds={rounds} would have no effect: method=official has no warm-up; "
+            "leave it at 0",
+        )

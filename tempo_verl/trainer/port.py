@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every call into verl's trainer and its workers, for verl >=0.9.1,<0.10.
+
+The parts of the trainer are handed a :class:`Port`, never the trainer itself.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import ray
+import torch
+from omegaconf import DictConfig
+from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
+from verl.trainer.ppo.utils import create_rl_dataset
+from verl.trainer.ppo.v1 import PPOTrainerSync
+from verl.utils import tensordict_utils as tu
+from verl.utils.metric import reduce_metrics
+from verl.utils.py_functional import rename_dict
+
+from tempo_verl.trainer.batch import NOT_FOR_ACTOR, NOT_FOR_CRITIC, Samples, final_values_of, select
+from tempo_verl.trainer.log import Log
+
+
+class Port:
+    """What verl does for us in a round.
+
+    Args:
+        trainer: verl's, set up.
+
+    Attributes:
+        config: the whole configuration.
+        tokenizer: the policy's.
+        has_critic: whether the run has a critic.
+        critic_loss_reads: fields that the critic's loss reads beside the usual ones.
+    """
+
+    def __init__(self, trainer: PPOTrainerSync, critic_loss_reads: frozenset[str] = frozenset()):
+        self.config: DictConfig = trainer.config
+        self.tokenizer = trainer.tokenizer
+        self.has_critic: bool = trainer.use_critic
+        self._not_for_critic_update = NOT_FOR_CRITIC - critic_loss_reads
+        self._use_reference = trainer.use_reference_policy
+        self._critic = trainer.critic_wg if trainer.use_critic else None
+        self._actor = trainer.actor_rollout_wg
+        self._engine = trainer.checkpoint_manager
+        # bound methods, so that nothing here leads to what else the trainer holds
+        self._sample = trainer.replay_buffer.sample
+        self._submit, self._balance = trainer._submit_batch_to_rollout, trainer._balance_batch
+        self._sample_begins, self._sample_ends = trainer.on_sample_begin, trainer.on_sample_end
+        self._old_log_prob, self._ref_log_prob = trainer._compute_old_log_prob, trainer._compute_ref_log_prob
+        self._update_actor = trainer._update_actor
+
+    # ------------------------------------------------------------------ rollouts
+
+    def submit(self, batch: dict[str, Any], number: int, n: int | None = None) -> set[str]:
+        """Send prompts to the agent loop, for n responses each (default: rollout.n). Returns their uids."""
+        if n is not None:
+            batch["__rollout_n__"] = [n] * len(batch["uid"])
+        prompts = tu.get_tensordict(batch)
+        tu.assign_non_tensor_data(prompts, "global_steps", number)
+        self._submit(prompts)
+        return set(batch["uid"])
+
+    def collect(self, number: int, *submitted: set[str]) -> tuple[list[Samples], dict[str, float]]:
+        """Wait for all prompts. Returns the responses to each of the sets, and verl's metrics."""
+        batch, metrics = self._sample(global_steps=number, partition_id="train", batch_size=sum(map(len, submitted)))
+        return [select(batch, prompts) for prompts in submitted], metrics
+
+    def collect_in_round(self, number: int, log: Log, *submitted: set[str]) -> list[Samples]:
+        """As :meth:`collect`, with verl's hooks of a training step: afterwards the inference engine sleeps."""
+        self._sample_begins()
+        parts, metrics = self.collect(number, *submitted)
+        log.metrics.update(metrics)
+        self._sample_ends()
+        return parts
+
+    def sleep_engine(self) -> None:
+        """Free the inference engine's memory."""
+        self._engine.sleep_replicas()
+
+    def wake_engine(self, number: int | None = None) -> None:
+        """Bring the inference engine back, with the policy's weights."""
+        self._engine.update_weights(number)
+
+    def texts(self, samples: Samples) -> list[str]:
+        """The text of each row's response."""
+        token_ids = [ids.tolist() for ids in samples.read("responses")["responses"].unbind()]
+        return self.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
+
+    def balanced(self, samples: Samples, multiple: int, log: Log, prefix: str) -> Samples:
+        """Spread rows evenly over the data-parallel ranks, ``multiple`` an update; verl may add synthetic rows."""
+        if self._actor.world_size == 1 and len(samples) % multiple == 0:
+            return samples  # verl would still weigh every row against every other
+        multiple = math.lcm(multiple, max(self._actor._query_dispatch_info("actor")) + 1)
+        whole = upsample_batch_to_divisible_size(samples.meta, multiple, self.tokenizer.eos_token_id)
+        return Samples(self._balance(whole, log.metrics, logging_prefix=prefix))
+
+    # ------------------------------------------------------------------ the critic
+
+    def values(self, samples: Samples) -> torch.Tensor:
+        """(B, T + 1) values V(x, y_1:t), t = 0..T, of the critic as it is now."""
+        request = samples.request(NOT_FOR_CRITIC, compute_loss=False, temperature=self._temperature)
+        ray.get(self._critic.infer_batch(request).futures)
+        return final_values_of(samples.read("values")["values"].float(), samples.response_lengths)
+
+    def train_critic(self, samples: Samples, *, mini_batch: int, epochs: int, number: int) -> dict[str, float]:
+        """Updates of ``mini_batch`` rows by the loss that was set. Returns verl's metrics."""
+        request = samples.request(
+            self._not_for_critic_update,
+            global_batch_size=mini_batch,
+            mini_batch_size=mini_batch,
+            epochs=epochs,
+            seed=self.config.critic.data_loader_seed + number,
+            dataloader_kwargs={"shuffle": True},
+            temperature=self._temperature,
+        )
+        output = rename_dict(self._critic.train_mini_batch(request).get()["metrics"], "critic/")
+        output["perf/mfu/critic"] = output.pop("critic/mfu")
+        return reduce_metrics(output)
+
+    # ------------------------------------------------------------------ the policy
+
+    def update_actor(self, samples: Samples, log: Log) -> None:
+        """verl's old and reference log-probabilities, and its actor update on the stored advantages."""
+        with log.time("old_log_prob"):
+            self._old_log_prob(samples.request(NOT_FOR_ACTOR), metrics=log.metrics)
+        if self._use_reference:
+            with log.time("ref"):
+                self._ref_log_prob(samples.request(NOT_FOR_ACTOR), metrics=log.metrics)
+        with log.time("update_actor"):
+            self._update_actor(samples.request(NOT_FOR_ACTOR), metrics=log.metrics)
+
+    @property
+    def computes_entropy(self) -> bool:
+        """Whether old log-probabilities, and with them the entropy, are computed (``bypass_mode`` is off)."""
+        return not (self.config.algorithm.get("rollout_correction") or {}).get("bypass_mode", False)
+
+    @property
+    def _temperature(self) -> float:
+        return self.config.actor_rollout_ref.rollout.temperature
+
+
+def read_dataset(files: Any, trainer: PPOTrainerSync) -> Any:
+    """verl's dataset of a file set, with the run's tokenizer and ``data`` section."""
+    return create_rl_dataset(files, trainer.config.data, trainer.tokenizer, trainer.processor)

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small file that says how far a run is and why it ended, for whoever watches the run from another process."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass
+class State:
+    """What the file holds.
+
+    Attributes:
+        state: ``starting``, ``running``, ``done`` or ``failed``.
+        round: the last finished one, 0 before the first.
+        rounds: how many there will be.
+        ends_early: why the run ends before its last round; None if it does not.
+        error: why it failed: type and message of the exception; None if it did not.
+    """
+
+    state: str = "starting"
+    round: int = 0
+    rounds: int | None = None
+    ends_early: str | None = None
+    error: str | None = None
+
+
+class Status:
+    """Writes the file after each change.
+
+    Args:
+        path: ``tempo.status_file``; None writes none.
+    """
+
+    def __init__(self, path: str | Path | None):
+        self._path, self._now = None if path is None else Path(path), State()
+        self._write()
+
+    def round(self, number: int, rounds: int) -> None:
+        """A round is over."""
+        self._now.state, self._now.round, self._now.rounds = "running", number, rounds
+        self._write()
+
+    def ends_early(self, reason: str) -> None:
+        """The next round is the last."""
+        self._now.ends_early = reason
+        self._write()
+
+    def done(self) -> None:
+        """Everything is written."""
+        self._now.state = "done"
+        self._write()
+
+    @contextmanager
+    def of_failure(self) -> Iterator[None]:
+        """Tell of whatever is raised within."""
+        try:
+            yield
+        except BaseException as error:
+            self._now.state, self._now.error = "failed", f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            self._write()
+            raise
+
+    def _write(self) -> None:
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            new = self._path.with_name(f"{self._path.name}.new")
+            new.write_text(json.dumps(asdict(self._now)))
+            os.replace(new, self._path)
+
+
+def read_status(path: Path) -> State:
+    """What the file says; a fresh :class:`State` where there is none."""
+    return State(**json.loads(path.read_text())) if path.is_file() else State()

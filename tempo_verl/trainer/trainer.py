@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``trainer.v1.trainer_mode=tempo``: verl's synchronous trainer with a round of its own.
+
+A round: roll out, let the method learn, then look at what happened. What a round learns from is in
+``tempo_verl/methods``; the parts that it works with are in the other files of this folder. Only verl's worker-group API
+is used, so FSDP or Megatron and vLLM or SGLang stay verl's business.
+"""
+
+from __future__ import annotations
+
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
+
+from tempo_verl.backends.cpu_platform import use_platform_for
+from tempo_verl.config.schema import read_settings
+from tempo_verl.data.monitor import Monitor
+from tempo_verl.data.streams import Streams
+from tempo_verl.methods import Method, Round
+from tempo_verl.trainer.batch import clear
+from tempo_verl.trainer.checkpoints import Keeper
+from tempo_verl.trainer.critic import Critic
+from tempo_verl.trainer.log import Log
+from tempo_verl.trainer.losses import LOSSES
+from tempo_verl.trainer.metrics import measure_policy, validation_metrics
+from tempo_verl.trainer.policy import Policy
+from tempo_verl.trainer.port import Port, read_dataset
+from tempo_verl.trainer.predictions import Predictions
+from tempo_verl.trainer.replay import Replay
+from tempo_verl.trainer.rollout import Rollout
+from tempo_verl.trainer.status import Status
+from tempo_verl.trainer.watch import Watch
+
+
+@register_trainer("tempo")
+class TempoTrainer(PPOTrainerSync):
+    """Rounds of rollout, E-step and M-step, or whatever the method makes of them.
+
+    Attributes:
+        method: what a round learns from.
+        streams: the prompts of D_L and D_U.
+        monitor: looks at answers of D_U, after the update.
+        status: tells other processes how far the run is and why it ended.
+    """
+
+    def __init__(self, config):
+        use_platform_for(config.trainer.device)
+        self.method: Method = read_settings(config)
+        self.status = Status(self.method.settings.status_file)
+        with self.status.of_failure():
+            self.keeper = Keeper.from_config(config, self.method.settings)
+            super().__init__(config)
+
+    def step(self, metrics: dict, timing_raw: dict) -> KVBatchMeta:
+        """One round. Returns the rows whose metrics verl logs and which it then clears from the queue."""
+        number, log = self.global_steps, Log(metrics, timing_raw)
+        plan = self.method.plan(number, self.watch.gate_open)
+        with log.time("gen"):
+            labeled, unlabeled = self.rollout.draw(number, plan, log)
+        critic = Critic(self.port, self.method, self.replay, number, log) if self.use_critic else None
+        policy = Policy(self.port, self.method, log)
+
+        trained = self.method.step(Round(number, plan, labeled, unlabeled, critic, policy, log))
+
+        measure_policy(trained, self.port.computes_entropy, log)
+        if trained.unlabeled is not None:
+            rows, reward = trained.samples.rows(trained.unlabeled), trained.reward[trained.unlabeled]
+            log.metrics.update(self.monitor.metrics(rows.prompts, lambda: self.port.texts(rows), reward.numpy()))
+            self.streams.unlabeled.observe(rows.prompts, reward.tolist())
+        clear([labeled, unlabeled], but=trained.samples)
+        log.finish(number, self.method.settings.dump_dir)
+        log.metrics.update(self.watch.observe(number, log.metrics))
+        if self.watch.stop and number + 1 < self.total_training_steps:
+            self.total_training_steps = number + 1  # verl saves and validates in a last round
+            self.status.ends_early(self.watch.stop)
+        self.status.round(number, self.total_training_steps)
+        return trained.samples.meta
+
+    # ------------------------------------------------------------------ verl's hooks
+
+    def init(self) -> None:
+        with self.status.of_failure():
+            super().init()
+
+    def fit(self, agent_loop_manager) -> None:
+        with self.status.of_failure():
+            super().fit(agent_loop_manager)
+            self.keeper.finish()
+            self.predictions.write(self.port, self.global_steps)
+        self.status.done()
+
+    def _setup(self) -> None:
+        super()._setup()
+        settings, loss = self.method.settings, LOSSES[self.method.critic_loss]
+        self.port = Port(self, loss.reads)
+        self.rollout = Rollout(self.port, self.method, self.streams)
+        self.replay = Replay(settings.calibration.replay.window, settings.labeled.seed)
+        if self.use_critic:
+            self.critic_wg.set_loss_fn(loss.build(self.config))
+
+    def _init_dataloader(self) -> None:
+        """verl reads ``data.train_files`` (the stream the policy learns on) and the validation set; we make streams."""
+        super()._init_dataloader()
+        self.steps_per_epoch = max(1, self.steps_per_epoch)  # a batch may be larger than the set
+        method, settings = self.method, self.method.settings
+        other = None
+        if method.needs.unlabeled and settings.labeled.files and (self.use_critic or settings.actor_on_labeled):
+            other = read_dataset(settings.labeled.files, self)
+        self.watch = Watch(settings.alarms, settings.calibration.gate)
+        self.streams, answers = Streams.build(method, self.train_dataset, other, self.watch)
+        self.monitor = Monitor(answers if settings.monitor_oracle else [], votes=method.labels_by_vote)
+        self.predictions = Predictions(self.config, method, self.streams)
+        # From here on only answers-free rows are in reach of the policy update; verl saves and restores the streams.
+        self.train_dataset = None
+        self.train_dataloader = self.streams
+
+    def _build_replay_buffer(self):
+        # verl takes any trainer name but "sync" for an asynchronous one, in six places; this one rolls out in sync.
+        self.trainer_mode = "sync"
+        buffer = super()._build_replay_buffer()
+        buffer.poll_interval = self.method.settings.poll_interval
+        return buffer
+
+    def _get_required_batch_multiple(self, dp_size: int) -> int:
+        return dp_size  # the port has made the batch whole for the phase that it is for
+
+    def _val_metrics_update(
+        self, data_sources, sample_uids, reward_extra_infos_dict, sample_turns, expected_acc_counts=None
+    ) -> dict[str, float]:
+        metrics = validation_metrics(data_sources, sample_uids, reward_extra_infos_dict, expected_acc_counts or {})
+        self.keeper.validated(metrics)
+        return metrics
+
+    def on_validate_end(self) -> None:
+        """A round that is better than all before it has its checkpoint from here on, if not from its end."""
+        super().on_validate_end()
+        self.keeper.keep(self.global_steps, self._save_awake)
+
+    def _save_awake(self) -> None:
+        """Save while the inference engine is up: its memory is free whenever verl saves."""
+        self.checkpoint_manager.sleep_replicas()
+        self._save_checkpoint()
+        self.checkpoint_manager.update_weights(self.global_steps)
+
+    def _save_checkpoint(self) -> None:
+        super()._save_checkpoint()
+        self.keeper.prune()

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What two rounds of each method do to the bit: metrics, arrays, and hashes of the weights.
+
+A trace is JSON: for each round the metrics of the step, the arrays that the trainer dumps, and of actor and critic the
+SHA-256 of all weights and their Euclidean norm. Floats are written so that they read back to the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+FOLDER = Path(__file__).with_name("traces")
+TIMES = ("tempo/time/", "timing", "perf/", "actor/perf/", "critic/perf/")  # of no trace
+
+# What every trace is recorded with. The policy was pretrained for 150 steps: it is right now and then.
+COMMON = [
+    "tempo.rounds=2",
+    "tempo.labeled.batch_size=8",
+    "tempo.unlabeled.batch_size=4",
+    "actor_rollout_ref.rollout.n=4",
+    "tempo.calibration.mini_batch_size=4",
+    "tempo.calibration.epochs=2",
+    "tempo.calibration.lr=3e-4",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=2",
+    "actor_rollout_ref.actor.optim.lr=3e-4",
+]
+NO_CRITIC = ["critic.model.path=null", "tempo.labeled.files=null"]
+METHODS = {
+    "tempo": [],
+    "frozen_critic": ["tempo.calibration.interval=1"],
+    "ttrl": ["tempo.ttrl.n_votes=6", "tempo.ttrl.n_train=4", *NO_CRITIC],
+    "empo": NO_CRITIC,
+    "random_reward": NO_CRITIC,
+    "ppo": ["tempo.unlabeled.files=null", "critic.allow_new_value_head=false"],
+    "grpo": ["critic.model.path=null", "tempo.unlabeled.files=null"],
+    "oracle": ["tempo.allow_labels_on_unlabeled=true"],
+    "official": [],
+}
+
+# The same sums on every x86-64: kernels that do not depend on what else the processor can do, on one thread.
+KERNELS = {
+    "ATEN_CPU_CAPABILITY": "default",
+    "MKL_CBWR": "COMPATIBLE",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def machine() -> dict[str, str]:
+    """What has to be equal for traces to be equal to the bit."""
+    cpu = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    return {"cpu": cpu, "machine": platform.machine(), "torch": torch.__version__, "numpy": np.__version__}
+
+
+def weights(model_dir: Path) -> dict[str, Any]:
+    """Hash and norm of all tensors of a Hugging Face directory."""
+    state = load_file(model_dir / "model.safetensors")
+    digest, square = hashlib.sha256(), 0.0
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].contiguous().numpy().tobytes())
+        square += state[name].double().square().sum().item()
+    return {"sha256": digest.hexdigest(), "norm": math.sqrt(square)}
+
+
+def of_round(metrics: dict[str, Any], dump: dict[str, np.ndarray], folders: dict[str, Path]) -> dict[str, Any]:
+    """One round of a trace.
+
+    Args:
+        metrics: of the step; times are left out.
+        dump: the arrays of the round's ``.npz`` file.
+        folders: role -> Hugging Face directory of its weights after the round.
+    """
+    return {
+        "metrics": {name: float(metrics[name]) for name in sorted(metrics) if not name.startswith(TIMES)},
+        "arrays": {name: _plain(dump[name]) for name in sorted(dump)},
+        "weights": {role: weights(folder) for role, folder in sorted(folders.items())},
+    }
+
+
+def _plain(array: np.ndarray) -> Any:
+    """Nested lists; a float32 as the shortest number that reads back to the same bits."""
+    if array.ndim > 1:
+        return [_plain(row) for row in array]
+    return [float(str(number)) for number in array] if array.dtype == np.float32 else array.tolist()
+
+
+def differences(expected: Any, found: Any, tolerance: float | None, path: str = "") -> Iterator[str]:
+    """Lines that say where two traces differ.
+
+    Args:
+        tolerance: None: to the bit; else hashes do not count, and a number may differ by this share of the larger one
+            or by this much.
+    """
+    if isinstance(expected, dict) and isinstance(found, dict):
+        for name in sorted(expected.keys() | found.keys()):
+            where = f"{path}/{name}" if path else name
+            if name not in found or name not in expected:
+                yield f"{where}: {'gone' if name not in found else 'new'}"
+            elif not (name == "sha256" and tolerance is not None):
+                yield from differences(expected[name], found[name], tolerance, where)
+    elif isinstance(expected, list) and isinstance(found, list):
+        if len(expected) != len(found):
+            yield f"{path}: {len(found)} entries, not {len(expected)}"
+            return
+        for number, (one, other) in enumerate(zip(expected, found, strict=True)):
+            yield from differences(one, other, tolerance, f"{path}[{number}]")
+    elif isinstance(expected, float | int) and isinstance(found, float | int) and tolerance is not None:
+        if abs(expected - found) > tolerance * max(1.0, abs(expected), abs(found)):
+            yield f"{path}: {found!r}, not {expected!r}"
+    elif expected != found:
+        yield f"{path}: {found!r}, not {expected!r}"
