@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import os
 
-# Read when these libraries are imported: nothing is looked up on the network, no result depends on a thread count.
+# Read when these libraries are imported: nothing is looked up on the network, no result depends on a thread count or on
+# what the processor can do beside x86-64, so that recorded traces are the same on other machines.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ |= {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"}
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +21,16 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
+    from harness import Tour
     from omegaconf import DictConfig
+
+# What the processes of the tour are built with
+TOUR = [
+    "actor_rollout_ref.rollout.n=4",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=2",
+    "actor_rollout_ref.actor.optim.lr=3e-4",
+    "tempo.calibration.lr=3e-4",
+]
 
 Compose = Callable[[Sequence[str]], "DictConfig"]
 
@@ -53,14 +64,32 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_critic(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Path) -> Path:
     """Hugging Face directory of a critic with a (random) value head, and of the policy's tokenizer."""
-    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForTokenClassification
+    return _critic(tmp_path_factory.mktemp("critic"), tiny_policy)
 
-    folder = tmp_path_factory.mktemp("critic")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        Qwen3ForTokenClassification(Qwen3Config.from_pretrained(tiny_policy, num_labels=1)).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tiny_policy).save_pretrained(folder)
-    return folder
+
+@pytest.fixture(scope="session")
+def able_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Hugging Face directory of a policy that is right now and then: 150 steps of pretraining."""
+    from tempo_verl.tasks.pretrain import pretrain
+
+    return pretrain(tmp_path_factory.mktemp("able"), _running_sums(), steps=150, batch_size=16).path
+
+
+@pytest.fixture(scope="session")
+def tour(tmp_path_factory: pytest.TempPathFactory, compose: Compose, able_policy: Path) -> Iterator[Tour]:
+    """Processes in which one training after the other starts from the able policy and a random critic.
+
+    All have 4 responses a prompt and the learning rate of the recorded traces.
+    """
+    from harness import Tour
+
+    folder = tmp_path_factory.mktemp("tour")
+    critic = _critic(tmp_path_factory.mktemp("able_critic"), able_policy)
+    models = [f"actor_rollout_ref.model.path='{able_policy}'", f"critic.model.path='{critic}'"]
+    session = Tour(compose([*models, *TOUR]), folder)
+    session.models = models
+    yield session
+    session.close()
 
 
 @pytest.fixture(scope="session")
@@ -92,6 +121,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def _critic(folder: Path, policy: Path) -> Path:
+    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForTokenClassification
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        Qwen3ForTokenClassification(Qwen3Config.from_pretrained(policy, num_labels=1)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(policy).save_pretrained(folder)
+    return folder
 
 
 def _running_sums():

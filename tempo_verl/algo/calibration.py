@@ -90,8 +90,8 @@ def calibration_metrics(score: ArrayLike1D, correct: ArrayLike1D) -> dict[str, f
     Returns:
         ``accuracy`` mean c; ``value_mean`` mean V; ``gap`` mean V - c; ``brier`` mean (V - c)^2;
         ``ece`` expected calibration error over 15 equal-width bins of V clipped to [0, 1] (Guo et al. 2017);
-        ``auroc`` and ``explained_variance`` 1 - var(c - V) / var(c), both absent when only one class is there.
-        Nothing at all for empty input.
+        ``auroc`` and ``explained_variance`` 1 - var(c - V) / var(c), both absent when only one class is there;
+        ``auroc`` also where all scores are equal, which rank nothing. Nothing at all for empty input.
 
     Raises:
         ValueError: lengths that differ, non-finite scores, or correctness other than 0 and 1.
@@ -109,7 +109,8 @@ def calibration_metrics(score: ArrayLike1D, correct: ArrayLike1D) -> dict[str, f
         "ece": np.average(np.abs(curve.accuracy - curve.mean_score), weights=curve.count),
     }
     if 0 < correct.mean() < 1:
-        metrics["auroc"] = roc_auc_score(correct, score)
+        if np.ptp(score) > 0:
+            metrics["auroc"] = roc_auc_score(correct, score)
         metrics["explained_variance"] = 1 - error.var() / correct.var()
     return {name: float(value) for name, value in metrics.items()}
 

@@ -90,6 +90,10 @@ class TempoTrainer(PPOTrainerSync):
 
     def _setup(self) -> None:
         super()._setup()
+        self._assemble()
+
+    def _assemble(self) -> None:
+        """Hand each part what it needs."""
         settings, loss = self.method.settings, LOSSES[self.method.critic_loss]
         self.port = Port(self, loss.reads)
         self.rollout = Rollout(self.port, self.method, self.streams)

@@ -22,6 +22,13 @@ import verl.workers.engine.fsdp
 import verl.workers.rollout.replica as rollout_replica
 import verl.workers.utils.losses
 from omegaconf import DictConfig, OmegaConf
+from tempo_verl.trainer.critic_loss import value_calibration_loss
+from tempo_verl.trainer.methods import METHODS as SHARED_METHODS
+from tempo_verl.trainer.official_round import OfficialRound
+from tempo_verl.trainer.predict import Predictions
+from tempo_verl.trainer.queue import NOT_FOR_ACTOR, NOT_FOR_CRITIC, last_outputs, select
+from tempo_verl.trainer.settings import TempoSettings
+from tempo_verl.trainer.tempo_trainer import TempoTrainer
 from transfer_queue import KVBatchMeta
 from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
 from verl.single_controller.base.decorator import MAGIC_ATTR
@@ -41,13 +48,6 @@ from tempo_verl.compat import ALLOW_NEW_VALUE_HEAD
 from tempo_verl.errors import UserError
 from tempo_verl.launch import resolve_config
 from tempo_verl.trainer.critic_config import FSDPCriticConfig
-from tempo_verl.trainer.critic_loss import value_calibration_loss
-from tempo_verl.trainer.methods import METHODS as SHARED_METHODS
-from tempo_verl.trainer.official_round import OfficialRound
-from tempo_verl.trainer.predict import Predictions
-from tempo_verl.trainer.queue import NOT_FOR_ACTOR, NOT_FOR_CRITIC, last_outputs, select
-from tempo_verl.trainer.settings import TempoSettings
-from tempo_verl.trainer.tempo_trainer import TempoTrainer
 
 CONFIG = Path(plugin.__file__).parent / "config"
 METHODS = sorted(path.stem for path in (CONFIG / "method").glob("*.yaml"))

@@ -8,7 +8,6 @@ SHA-256 of all weights and their Euclidean norm. Floats are written so that they
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import platform
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from safetensors.torch import load_file
 FOLDER = Path(__file__).with_name("traces")
 TIMES = ("tempo/time/", "timing", "perf/", "actor/perf/", "critic/perf/")  # of no trace
 
-# What every trace is recorded with. The policy was pretrained for 150 steps: it is right now and then.
+# What every trace is recorded with, from a policy that is right now and then.
 COMMON = [
     "tempo.rounds=2",
     "tempo.labeled.batch_size=8",
@@ -45,14 +44,6 @@ METHODS = {
     "grpo": ["critic.model.path=null", "tempo.unlabeled.files=null"],
     "oracle": ["tempo.allow_labels_on_unlabeled=true"],
     "official": [],
-}
-
-# The same sums on every x86-64: kernels that do not depend on what else the processor can do, on one thread.
-KERNELS = {
-    "ATEN_CPU_CAPABILITY": "default",
-    "MKL_CBWR": "COMPATIBLE",
-    "ONEDNN_MAX_CPU_ISA": "SSE41",
-    "OMP_NUM_THREADS": "1",
 }
 
 
@@ -102,6 +93,19 @@ def _plain(array: np.ndarray) -> Any:
     return [float(str(number)) for number in array] if array.dtype == np.float32 else array.tolist()
 
 
+def summaries(recorded: dict[str, Any], rounds: list[dict[str, Any]]) -> Iterator[tuple[Any, Any]]:
+    """Pairs of what can be compared on another machine: metrics, norms, and the number and mean of arrays' entries."""
+    for one, other in zip(recorded["rounds"], rounds, strict=True):
+        yield tuple(
+            {**of, "arrays": {name: _summary(of["arrays"][name]) for name in of["arrays"]}} for of in (one, other)
+        )
+
+
+def _summary(rows: Any) -> dict[str, float]:
+    flat = np.concatenate([np.ravel(row) for row in rows]) if rows else np.zeros(0)
+    return {"rows": len(rows), "mean": float(flat.mean()) if flat.size else 0.0}
+
+
 def differences(expected: Any, found: Any, tolerance: float | None, path: str = "") -> Iterator[str]:
     """Lines that say where two traces differ.
 
@@ -125,5 +129,5 @@ def differences(expected: Any, found: Any, tolerance: float | None, path: str = 
     elif isinstance(expected, float | int) and isinstance(found, float | int) and tolerance is not None:
         if abs(expected - found) > tolerance * max(1.0, abs(expected), abs(found)):
             yield f"{path}: {found!r}, not {expected!r}"
-    elif expected != found:
+    elif expected != found and not (expected != expected and found != found):  # nan is as it was
         yield f"{path}: {found!r}, not {expected!r}"

@@ -11,11 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from harness import Evidence, train
+from harness import Evidence
+
+pytestmark = pytest.mark.xdist_group("tour")
 
 ROUNDS = 2
 OPTIONS = [
     f"tempo.rounds={ROUNDS}",
+    "actor_rollout_ref.rollout.n=4",
     # everything that looks at responses or at the critic on the way
     "tempo.unlabeled.batch_size=20",
     "tempo.unlabeled.repeat=2",
@@ -26,11 +29,9 @@ OPTIONS = [
     "tempo.predictions.n=2",
     "tempo.predictions.labeled=20",
 ]
-
-
 METHODS = {
     "tempo": ["tempo.calibration.mini_batch_size=4"],
-    "ttrl": ["critic.model.path=null", "tempo.ttrl.n_votes=4", "tempo.ttrl.n_train=2"],
+    "ttrl": ["critic.model.path=null", "tempo.ttrl.n_votes=6", "tempo.ttrl.n_train=4"],
     "empo": ["critic.model.path=null"],
 }
 
@@ -45,9 +46,9 @@ def with_answers(source: Path, target: Path, answers: list[str]) -> Path:
 
 
 @pytest.fixture(scope="module", params=METHODS)
-def runs(request, tmp_path_factory, compose, tiny_task: Path) -> list[Evidence]:
+def runs(request, tour, tmp_path_factory, compose, tiny_task: Path) -> list[Evidence]:
     """The same rounds with the true answers of D_U in the file, and with garbage."""
-    options = [*OPTIONS, f"method={request.param}", *METHODS[request.param]]
+    options = [*tour.models, *OPTIONS, f"method={request.param}", *METHODS[request.param]]
     found = []
     for name in ("true", "garbage"):
         folder = tmp_path_factory.mktemp(name)
@@ -56,7 +57,7 @@ def runs(request, tmp_path_factory, compose, tiny_task: Path) -> list[Evidence]:
             rows = pq.read_table(questions).num_rows
             questions = with_answers(questions, folder / "unlabeled.parquet", [f"no-{row}" for row in range(rows)])
         files = [f"tempo.unlabeled.files='{questions}'", f"tempo.predictions.file='{folder / 'predictions.jsonl'}'"]
-        found.append(train(compose, folder, [*options, *files]))
+        found.append(tour.leg(compose([*options, *files]), moments=["start", "end"], folder=folder))
     return found
 
 
@@ -75,30 +76,23 @@ def tensors(value: Any, name: str = "") -> dict[str, torch.Tensor]:
 
 def roles(run: Evidence) -> set[str]:
     """Actor, and critic where there is one."""
-    return {role for _, role, _ in run.weights}
+    return {role for _, role, _ in run.saved}
 
 
-@pytest.mark.parametrize("number", range(1, ROUNDS + 1))
-def test_weights_and_optimisers_are_bitwise_equal(runs: list[Evidence], number: int) -> None:
-    for role, kind in product(roles(runs[0]), ("model", "optim")):
+def test_weights_and_optimisers_are_bitwise_equal(runs: list[Evidence]) -> None:
+    for number, role, kind in product(range(1, ROUNDS + 1), roles(runs[0]), ("model", "optim")):
         first, second = (
-            tensors(
-                torch.load(
-                    run.folder / f"round_{number}_end" / role / f"{kind}_world_size_1_rank_0.pt", weights_only=False
-                )
-            )
+            tensors(torch.load(run.saved[number, role, "end"] / f"{kind}_world_size_1_rank_0.pt", weights_only=False))
             for run in runs
         )
         assert first.keys() == second.keys()
         assert len(first) > 10
-        unequal = [name for name in first if not torch.equal(first[name], second[name])]
-        assert unequal == []
+        assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
 def test_the_runs_did_train(runs: list[Evidence]) -> None:
     for role in roles(runs[0]):
-        before, after = (runs[0].weights_of(ROUNDS, role, moment) for moment in ("start", "end"))
-        assert any(not torch.equal(before[name], after[name]) for name in before)
+        assert runs[0].changed(ROUNDS, role)
 
 
 def test_only_oracle_metrics_tell_the_runs_apart(runs: list[Evidence]) -> None:

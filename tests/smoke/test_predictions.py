@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from harness import Evidence, train
+from harness import Evidence
 from transformers import AutoTokenizer
 
 from tempo_verl.evaluation.answers import Calibrator, elect
@@ -16,8 +16,9 @@ from tempo_verl.evaluation.questions import load_questions, prompt_ids
 from tempo_verl.evaluation.samples import Sample
 from tempo_verl.evaluation.summary import by_question
 from tempo_verl.rewards import score
-from tempo_verl.tasks.pretrain import pretrain
 from tempo_verl.tasks.running_sums import RunningSums, write_parquet
+
+pytestmark = pytest.mark.xdist_group("tour")
 
 N = 4
 TOO_LONG = 3  # the row that verl leaves out of D_U
@@ -25,31 +26,29 @@ VALUE_TOLERANCE = 1e-4  # another batch, in float32
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory, compose) -> Evidence:
+def found(tour, tmp_path_factory: pytest.TempPathFactory, compose) -> Evidence:
     """One round of a policy that gives answers, and its predictions in several batches; D_U with a too long prompt."""
     folder = tmp_path_factory.mktemp("predictions")
     task = RunningSums(seed=1, n_labeled=32, n_unlabeled=16, n_heldout=16)
     rows = task.make_sets()["unlabeled"]
     rows.insert(TOO_LONG, ("1+" * 10 + "1=", "1"))
     write_parquet(folder / "unlabeled.parquet", rows, "unlabeled")
-    policy = pretrain(folder / "policy", task, steps=150).path
+    config = compose(
+        [
+            *tour.models,
+            "actor_rollout_ref.rollout.n=4",
+            "tempo.rounds=1",
+            f"tempo.unlabeled.files='{folder / 'unlabeled.parquet'}'",
+            "data.filter_overlong_prompts=true",
+            "tempo.calibration.epochs=20",  # until values are above 0, where they weigh
+            f"tempo.predictions.file='{folder / 'predictions.jsonl'}'",
+            f"tempo.predictions.n={N}",
+            "tempo.predictions.labeled=32",
+        ]
+    )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tempo_verl.trainer.predict.BATCH", 6 * N)
-        return train(
-            compose,
-            folder,
-            [
-                "method=tempo",
-                "tempo.rounds=1",
-                f"tempo.unlabeled.files='{folder / 'unlabeled.parquet'}'",
-                "data.filter_overlong_prompts=true",
-                "tempo.calibration.epochs=10",  # until values are above 0, where they weigh
-                f"actor_rollout_ref.model.path='{policy}'",
-                f"tempo.predictions.file='{folder / 'predictions.jsonl'}'",
-                f"tempo.predictions.n={N}",
-                "tempo.predictions.labeled=32",
-            ],
-        )
+        patch.setattr("tempo_verl.trainer.predictions.BATCH", 6 * N)
+        return tour.leg(config, moments=["end"], folder=folder)
 
 
 def test_every_question_of_d_u_is_answered_by_the_weighted_vote(found: Evidence) -> None:
@@ -79,7 +78,7 @@ def test_every_question_of_d_u_is_answered_by_the_weighted_vote(found: Evidence)
 
 def test_the_values_are_those_of_the_final_critic(found: Evidence, tiny_task: Path, tiny_policy: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_policy)
-    critic = Critic(str(found.weights[1, "critic", "end"]))
+    critic = Critic(str(found.model(1, "critic", "end")))
 
     def valued(samples: list[Sample], file: Path) -> tuple[list[float], list[float]]:
         questions = load_questions("--data", [file], with_answers=False)

@@ -127,9 +127,9 @@ def test_a_script_trains_what_the_checks_let_pass(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from omegaconf import OmegaConf
+    from tempo_verl.preflight import check
 
     from tempo_verl.launch import resolve_config
-    from tempo_verl.preflight import check
 
     done = _run("bash", ROOT / script, *arguments, environment=environment)
     assert done.returncode == 0, done.stderr

@@ -19,12 +19,12 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
-
-from tempo_verl.errors import UserError
-from tempo_verl.launch import resolve_config
 from tempo_verl.preflight import check
 from tempo_verl.trainer.methods import METHODS
 from tempo_verl.trainer.settings import TempoSettings, plan_round
+
+from tempo_verl.errors import UserError
+from tempo_verl.launch import resolve_config
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -18,11 +18,11 @@ import pytest
 import ray
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
+from tempo_verl.preflight import check, required_cpus
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForTokenClassification
 
 from tempo_verl.cli.main import main as tempo_verl_command
 from tempo_verl.errors import UserError
-from tempo_verl.preflight import check, required_cpus
 
 DATA_COLUMNS = "prompt, data_source, reward_model.ground_truth"
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from tempo_verl.preflight import WITHOUT_EFFECT, check
 
 from tempo_verl.errors import UserError
 from tempo_verl.launch import Run, _check_folder
-from tempo_verl.preflight import WITHOUT_EFFECT, check
 
 
 @pytest.mark.parametrize("field", [field for field, _, _ in WITHOUT_EFFECT])

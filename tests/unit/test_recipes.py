@@ -15,10 +15,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
+from tempo_verl.trainer.methods import METHODS
 
 from tempo_verl.data.prepare import Settings, prepare
 from tempo_verl.data.presets import presets
-from tempo_verl.trainer.methods import METHODS
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -144,9 +144,8 @@ def test_the_five_recipes_are_there() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_stage_passes_the_checks(name: str, stage: str, composed: Callable[..., DictConfig]) -> None:
     from omegaconf import OmegaConf
-    from verl.utils.config import validate_config
-
     from tempo_verl.preflight import check
+    from verl.utils.config import validate_config
 
     config = composed(name, stage)
     check(config)

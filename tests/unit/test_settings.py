@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
+from tempo_verl.trainer.settings import CalibrationSettings, CheckpointSettings, Round, TempoSettings, plan_round
 
 from tempo_verl.errors import UserError
-from tempo_verl.trainer.settings import CalibrationSettings, CheckpointSettings, Round, TempoSettings, plan_round
 
 BOTH, E_STEP, M_STEP = Round(True, True), Round(True, False), Round(False, True)
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 import logging
 
 import pytest
-
 from tempo_verl.trainer.settings import ALARM_NAMES, AlarmSettings, GateSettings
+
 from tempo_verl.trainer.watch import ALARMS, Watch
 
 AUROC, GAP, LENGTH = "tempo/labeled/auroc", "tempo/labeled/gap", "tempo/unlabeled/response_length"

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two rounds of every method are what they were when their traces were recorded.
+
+On the machine that recorded them to the bit; on another one within TOLERANCE, as sums of floats and with them a sampled
+token now and then may differ there. A trace changes on purpose only: record it anew with TEMPO_RECORD_TRACES=1, and say
+why in CHANGELOG.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+
+import pytest
+import traces
+
+from tempo_verl.methods import known
+
+pytestmark = pytest.mark.xdist_group("tour")
+
+ROUNDS = (1, 2)
+# Of a number's own size, or absolute below 1. One sampled token that differs changes one of 16 responses, hence a mean
+# by up to 1/16; what is learnt from it moves weights by a part of the learning rate, far less.
+TOLERANCE = 0.1
+
+
+def test_every_method_has_a_trace() -> None:
+    assert set(traces.METHODS) == set(known()) == {file.stem for file in traces.FOLDER.glob("*.json")}
+
+
+@pytest.mark.parametrize("method", traces.METHODS)
+def test_a_method_trains_as_recorded(tour, compose, method: str) -> None:
+    overrides = [*tour.models, f"method={method}", *traces.COMMON, *traces.METHODS[method]]
+    found = tour.leg(compose(overrides), moments=["end"])
+    roles = ["actor", "critic"] if (1, "critic", "end") in found.saved else ["actor"]
+    rounds = [
+        traces.of_round(found.metrics[number], found.dump(number), {r: found.model(number, r, "end") for r in roles})
+        for number in ROUNDS
+    ]
+    file = traces.FOLDER / f"{method}.json"
+    if os.environ.get("TEMPO_RECORD_TRACES"):
+        file.write_text(json.dumps({"machine": traces.machine(), "rounds": rounds}))
+    recorded = json.loads(file.read_text())
+    here = traces.machine()
+    if recorded["machine"] == here:
+        differ = list(traces.differences(recorded["rounds"], rounds, None))
+    else:
+        warnings.warn(f"recorded on {recorded['machine']}, this is {here}: equal within {TOLERANCE}", stacklevel=1)
+        differ = [line for part in traces.summaries(recorded, rounds) for line in traces.differences(*part, TOLERANCE)]
+    assert not differ, f"{len(differ)} differences of method={method}:\n" + "\n".join(differ[:40])
+
+
+def test_a_difference_is_told_with_its_place() -> None:
+    one = {
+        "metrics": {"a": 1.0, "b": 2.0},
+        "arrays": {"x": [[1.0, 2.0], [3.0]]},
+        "weights": {"sha256": "1", "norm": 1.0},
+    }
+    other = {
+        "metrics": {"a": 1.05, "c": 2.0},
+        "arrays": {"x": [[1.0, 2.0], [3.5]]},
+        "weights": {"sha256": "2", "norm": 1.0},
+    }
+    assert list(traces.differences(one, other, None)) == [
+        "arrays/x[1][0]: 3.5, not 3.0",
+        "metrics/a: 1.05, not 1.0",
+        "metrics/b: gone",
+        "metrics/c: new",
+        "weights/sha256: '2', not '1'",
+    ]
+    assert list(traces.differences(one, other, 0.1)) == [
+        "arrays/x[1][0]: 3.5, not 3.0",
+        "metrics/b: gone",
+        "metrics/c: new",
+    ]

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line from stage 0 to TEMPO: kept checkpoints, resuming, ``tempo.start_from``, a method of one's own.
+
+Three commands in a row: a stage 0 that spoils its policy and keeps the best checkpoint; the same folder again, resumed
+from there; TEMPO from the best checkpoint of that folder. Then verl's own launcher with a user's method.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness import equal
+from safetensors.torch import load_file
+from transformers import AutoModelForTokenClassification
+
+from tempo_verl.launch import Run
+from tempo_verl.models import missing_value_head
+from tempo_verl.trainer.checkpoints import Best, Checkpoints
+from tempo_verl.trainer.status import read_status
+
+pytestmark = pytest.mark.xdist_group("chain")
+
+ACCURACY = "val-core/running_sums/heldout/acc/mean@4"  # the other data source is D_U's
+ROUNDS = 2
+EXAMPLE = Path(__file__).parents[2] / "examples" / "own_method"
+EXAMPLE_METHOD = "confident:Confident"
+
+
+def run(*command: str, **environment: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-m", *command],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=os.environ | environment,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def train(folder: Path, *overrides: str) -> str:
+    return run("tempo_verl.cli.main", "train", "--run-dir", str(folder), *overrides)
+
+
+def logged(metrics: Path) -> dict[int, dict[str, float]]:
+    return {line["step"]: line["data"] for line in map(json.loads, metrics.read_text().splitlines())}
+
+
+@pytest.fixture(scope="module")
+def common(tiny_task: Path) -> list[str]:
+    return [
+        "hardware=cpu",
+        f"tempo.labeled.files='{tiny_task / 'labeled.parquet'}'",
+        "tempo.labeled.batch_size=8",
+        "actor_rollout_ref.rollout.n=2",
+        "data.max_prompt_length=16",
+        "data.max_response_length=24",
+        "trainer.save_freq=1",
+    ]
+
+
+@pytest.fixture(scope="module")
+def ppo(tiny_task: Path, able_policy: Path, common: list[str]) -> list[str]:
+    return [
+        "method=ppo",
+        *common,
+        f"tempo.rounds={ROUNDS}",
+        f"data.val_files=['{tiny_task / 'unlabeled.parquet'}','{tiny_task / 'heldout.parquet'}']",
+        "tempo.checkpoint.validation=running_sums/heldout",
+        "actor_rollout_ref.rollout.val_kwargs.n=4",
+        "trainer.test_freq=1",
+        f"actor_rollout_ref.model.path='{able_policy}'",
+        f"critic.model.path='{able_policy}'",
+    ]
+
+
+@pytest.fixture(scope="module")
+def stage0(tmp_path_factory: pytest.TempPathFactory, ppo: list[str]) -> Run:
+    """keep=best where every update makes the policy worse, by an entropy bonus that drowns the reward."""
+    run = Run(tmp_path_factory.mktemp("stage0"))
+    spoil = ["actor_rollout_ref.actor.entropy_coeff=100", "actor_rollout_ref.actor.optim.lr=1e-2"]
+    train(run.folder, *ppo, *spoil, "tempo.checkpoint.keep=best", "trainer.val_before_train=true")
+    return run
+
+
+def test_of_a_run_that_makes_nothing_better_the_start_remains(stage0: Run, able_policy: Path) -> None:
+    metrics, checkpoints = logged(stage0.metrics), Checkpoints(stage0.checkpoints)
+    accuracies = {step: data[ACCURACY] for step, data in metrics.items()}
+    assert sorted(accuracies) == [0, 1, 2]
+    assert accuracies[0] > max(accuracies[1], accuracies[2])
+    assert checkpoints.best() == Best(0, accuracies[0], ["running_sums/heldout"])
+    assert checkpoints.rounds() == {0}
+    actor = checkpoints.chosen("last") / "actor" / "huggingface"
+    assert actor == checkpoints.chosen("best") / "actor" / "huggingface"
+    assert equal(*(load_file(path / "model.safetensors") for path in (able_policy, actor)))
+    assert read_status(stage0.status).state == "done"
+    assert not stage0.predictions.exists()
+
+
+def test_the_alarm_of_a_new_head_that_cannot_rank_yet_stays_off(stage0: Run) -> None:
+    first = logged(stage0.metrics)[1]  # V = 0 everywhere before the first update
+    assert "tempo/labeled/auroc" not in first
+    assert not any(name.startswith("tempo/alarm/auroc") for name in first)
+
+
+@pytest.fixture(scope="module")
+def resumed(stage0: Run, ppo: list[str]) -> Run:
+    """The same folder again, from its best checkpoint, which is the start; the critic alone is trained."""
+    changes = [f"tempo.calibration.warmup_rounds={ROUNDS}", "tempo.allow_changes=true"]
+    train(stage0.folder, *ppo, *changes, "tempo.checkpoint.keep=both")
+    return stage0
+
+
+def test_a_run_goes_on_from_its_best_and_keeps_the_newest_too(resumed: Run) -> None:
+    earlier, metrics = (logged(path) for path in (resumed.folder / "metrics.1.jsonl", resumed.metrics))
+    assert sorted(earlier) == [0, 1, 2]
+    assert sorted(metrics) == [1, 2]
+    accuracies = {0: earlier[0][ACCURACY]} | {step: data[ACCURACY] for step, data in metrics.items()}
+    expected = max(accuracies, key=lambda number: accuracies[number])  # the first of equals
+    checkpoints = Checkpoints(resumed.checkpoints)
+    assert checkpoints.best() == Best(expected, accuracies[expected], ["running_sums/heldout"])
+    assert checkpoints.rounds() == {expected, ROUNDS}
+    assert checkpoints.chosen("last") == checkpoints.path(ROUNDS)
+    for which in ("last", "best"):
+        critic = checkpoints.chosen(which) / "critic" / "huggingface"
+        assert missing_value_head(critic) == []
+        assert AutoModelForTokenClassification.from_pretrained(critic).num_labels == 1
+
+
+def test_tempo_starts_from_what_stage_0_has_saved(
+    resumed: Run, common: list[str], tiny_task: Path, tmp_path: Path
+) -> None:
+    output = train(
+        tmp_path / "tempo",
+        "method=tempo",
+        *common,
+        "tempo.rounds=1",
+        f"tempo.start_from='{resumed.folder}'",
+        f"tempo.unlabeled.files='{tiny_task / 'unlabeled.parquet'}'",
+        "tempo.unlabeled.batch_size=4",
+        "tempo.predictions.n=2",
+    )
+    tempo = Run(tmp_path / "tempo")
+    assert sorted(logged(tempo.metrics)) == [1]
+    assert (tempo.folder / "report.html").is_file()
+    assert "report.html" in output
+    assert len(tempo.predictions.read_text().splitlines()) == 16
+    assert "predictions.jsonl" in output.replace("\n", "")
+    assert str(Checkpoints(resumed.checkpoints).path(ROUNDS)) in (tempo.folder / "config.yaml").read_text()
+
+
+def test_a_method_of_ones_own_runs_under_verls_launcher(
+    common: list[str], tiny_task: Path, able_policy: Path, tiny_critic: Path, tmp_path: Path
+) -> None:
+    run(
+        "verl.trainer.main_ppo",
+        "--config-path=pkg://tempo_verl.config",
+        "--config-name=tempo_trainer",
+        "method=tempo",
+        f"tempo.method={EXAMPLE_METHOD}",
+        *common,
+        "tempo.rounds=1",
+        f"tempo.unlabeled.files='{tiny_task / 'unlabeled.parquet'}'",
+        "tempo.unlabeled.batch_size=4",
+        f"actor_rollout_ref.model.path='{able_policy}'",
+        f"critic.model.path='{tiny_critic}'",
+        f"tempo.dump_dir='{tmp_path / 'rounds'}'",
+        f"tempo.status_file='{tmp_path / 'status.json'}'",
+        f"trainer.default_local_dir='{tmp_path / 'checkpoints'}'",
+        PYTHONPATH=os.pathsep.join([str(EXAMPLE), os.environ.get("PYTHONPATH", "")]),
+    )
+    status = read_status(tmp_path / "status.json")
+    assert (status.state, status.round, status.error) == ("done", 1, None)
+    assert (tmp_path / "rounds" / "round_000001.npz").is_file()
+    assert (tmp_path / "checkpoints" / "global_step_1" / "critic" / "huggingface" / "model.safetensors").is_file()
