@@ -8,6 +8,7 @@ Here ``values`` are verl's (B, T) columns, aligned with the actions: column t-1 
 mask is all 0 takes part in no statistic. ``is_labeled`` is (B,) or (B, 1), 0/1 or bool, a tensor, array or list.
 """
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -51,6 +52,8 @@ def em_outcome_advantage(
 ) -> tuple[Tensor, Tensor]:
     """``em``: GRPO over each prompt's responses, with the final value as the reward of unlabelled rows.
 
+    Unlike ``em_token`` it clamps that value to [-1, 1], and a prompt with one response gets advantage 0.
+
     Args:
         values: (B, T) float, b_t.
         token_level_rewards: (B, T) float; a labelled row's R is its sum.
@@ -65,9 +68,14 @@ def em_outcome_advantage(
     """
     valid = response_mask.bool()
     reward = _reward(values, token_level_rewards, valid, is_labeled)
-    labeled = _flags(is_labeled, values)[:, None]
-    returns = torch.where(valid, torch.where(labeled, reward[:, None], values), 0)
-    return group_advantage(reward, _as_list(uid), response_mask), returns
+    labeled = _flags(is_labeled, values)
+    returns = torch.where(valid, torch.where(labeled[:, None], reward[:, None], values), 0)
+    reward = torch.where(labeled, reward, reward.clamp(-1, 1))
+    prompts = _as_list(uid)
+    sizes = Counter(prompt for prompt, real in zip(prompts, valid.any(dim=1).tolist(), strict=True) if real)
+    alone = torch.tensor([sizes[prompt] < 2 for prompt in prompts], device=values.device)
+    advantages = group_advantage(reward, prompts, response_mask)
+    return torch.where(alone[:, None], 0, advantages), returns
 
 
 def last_token_reward(reward: Tensor, response_mask: Tensor) -> Tensor:

@@ -207,7 +207,7 @@ def _told(error: Mapping[str, Any], model: type[BaseModel], where: str) -> str:
     if kind == "missing":
         return f"{field} is not set"
     if kind == "extra_forbidden":
-        return f"{field} is no field of this run{_nearest(error['loc'], model)}"
+        return f"{field} is no field of this run{_nearest(error['loc'], model, where)}"
     limits = {
         "greater_than_equal": "at least {ge:g}",
         "greater_than": "more than {gt:g}",
@@ -221,11 +221,11 @@ def _told(error: Mapping[str, Any], model: type[BaseModel], where: str) -> str:
     return f"{field}={given!r} does not fit: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
-def _nearest(location: tuple[str | int, ...], model: type[BaseModel]) -> str:
+def _nearest(location: tuple[str | int, ...], model: type[BaseModel], where: str) -> str:
     """The field that was probably meant, in words."""
     for part in location[:-1]:
         model = model.model_fields[str(part)].annotation  # type: ignore[assignment]
     close = difflib.get_close_matches(str(location[-1]), model.model_fields, n=1, cutoff=0.6)
     if close:
-        return f"; did you mean {'.'.join(['tempo', *map(str, location[:-1]), close[0]])}?"
+        return f"; did you mean {'.'.join([where, *map(str, location[:-1]), close[0]])}?"
     return f"; there are {', '.join(model.model_fields)}" if model.model_fields else "; it has none"

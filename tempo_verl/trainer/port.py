@@ -7,20 +7,22 @@ The parts of the trainer are handed a :class:`Port`, never the trainer itself.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
 from omegaconf import DictConfig
 from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
 from verl.trainer.ppo.utils import create_rl_dataset
-from verl.trainer.ppo.v1 import PPOTrainerSync
 from verl.utils import tensordict_utils as tu
 from verl.utils.metric import reduce_metrics
 from verl.utils.py_functional import rename_dict
 
 from tempo_verl.trainer.batch import NOT_FOR_ACTOR, NOT_FOR_CRITIC, Samples, final_values_of, select
 from tempo_verl.trainer.log import Log
+
+if TYPE_CHECKING:
+    from verl.trainer.ppo.v1 import PPOTrainerSync
 
 
 class Port:

@@ -16,7 +16,6 @@ import verl.utils.model as verl_model
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from safetensors.torch import load_file
-from tempo_verl.preflight import missing_value_head
 from torch.distributed.distributed_c10d import BackendConfig
 from torch.distributed.fsdp import CPUOffloadPolicy
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification, Olmo3Config
@@ -25,6 +24,7 @@ from verl.workers.engine.fsdp import transformer_impl
 from tempo_verl import compat
 from tempo_verl.compat import ALLOW_NEW_VALUE_HEAD, SUPPORTED_VERL, check_verl_version, load_valuehead_model
 from tempo_verl.errors import UserError
+from tempo_verl.models import missing_value_head
 
 # ---------------------------------------------------------------------- version
 

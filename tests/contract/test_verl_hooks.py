@@ -22,13 +22,6 @@ import verl.workers.engine.fsdp
 import verl.workers.rollout.replica as rollout_replica
 import verl.workers.utils.losses
 from omegaconf import DictConfig, OmegaConf
-from tempo_verl.trainer.critic_loss import value_calibration_loss
-from tempo_verl.trainer.methods import METHODS as SHARED_METHODS
-from tempo_verl.trainer.official_round import OfficialRound
-from tempo_verl.trainer.predict import Predictions
-from tempo_verl.trainer.queue import NOT_FOR_ACTOR, NOT_FOR_CRITIC, last_outputs, select
-from tempo_verl.trainer.settings import TempoSettings
-from tempo_verl.trainer.tempo_trainer import TempoTrainer
 from transfer_queue import KVBatchMeta
 from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
 from verl.single_controller.base.decorator import MAGIC_ATTR
@@ -45,9 +38,14 @@ from tempo_verl.backends.adapter import TransformersAdapter
 from tempo_verl.backends.batch_rollout import BatchRolloutManager
 from tempo_verl.backends.replica import TransformersReplica, TransformersServer
 from tempo_verl.compat import ALLOW_NEW_VALUE_HEAD
+from tempo_verl.config.schema import read_settings
 from tempo_verl.errors import UserError
 from tempo_verl.launch import resolve_config
+from tempo_verl.methods import known
+from tempo_verl.trainer.batch import NOT_FOR_ACTOR, NOT_FOR_CRITIC, last_outputs, select
 from tempo_verl.trainer.critic_config import FSDPCriticConfig
+from tempo_verl.trainer.losses import LOSSES, clipped_value_loss, value_calibration_loss
+from tempo_verl.trainer.trainer import TempoTrainer
 
 CONFIG = Path(plugin.__file__).parent / "config"
 METHODS = sorted(path.stem for path in (CONFIG / "method").glob("*.yaml"))
@@ -104,7 +102,7 @@ def test_import_verl_alone_brings_everything_in() -> None:
     found = json.loads(result.stdout.splitlines()[-1])
     # nothing else of ours is loaded into processes that may never need it
     assert set(found["early"]) <= {"tempo_verl.plugin", "tempo_verl.backends", "tempo_verl.backends.cpu_platform"}
-    assert found["trainer"] == "tempo_verl.trainer.tempo_trainer"
+    assert found["trainer"] == "tempo_verl.trainer.trainer"
     assert found["platforms"][-1] == "cpu"  # last in line
     assert found["engines"] == {"language_model": "FSDPEngineWithLMHead", "value_model": "FSDPEngineWithValueHead"}
     assert found["adapter"] == "tempo_verl.backends.adapter.TransformersAdapter"
@@ -188,19 +186,28 @@ def test_a_trainer_method_takes_what_is_passed(name: str, args: tuple, options: 
 
 
 def test_every_method_we_override_exists_in_verl() -> None:
-    members = vars(TempoTrainer) | vars(OfficialRound) | vars(Predictions)
-    ours = {name for name, value in members.items() if inspect.isfunction(value) and not name.startswith("__")}
-    own = {
-        "_rollout", "_e_step", "_m_step", "_self_reward", "_labeled_step", "_official_step", "_values", "_outcome",
-        "_fit_critic", "_train_critic", "_shaping", "_store_advantage", "_update_policy", "_count_failed_verdicts",
-        "_measure_critic", "_measure_policy", "_monitor", "_dump", "_submit", "_balanced", "_clear_except",
-        "_responses", "_read_questions", "_predict", "_draw", "_told", "_judgement",
-    }  # fmt: skip
+    ours = {name for name, value in vars(TempoTrainer).items() if inspect.isfunction(value) and name[:2] != "__"}
+    own = {"_assemble", "_save_awake"}
     assert own <= ours
     for name in ours - own:
         assert hasattr(PPOTrainerSync, name), f"{name} overrides nothing"
     for name in own:
         assert not hasattr(PPOTrainerSync, name), f"verl has a {name} now, ours hides it"
+
+
+def test_the_attributes_we_set_are_not_verls() -> None:
+    ours = {"method", "status", "keeper", "streams", "watch", "monitor", "predictions", "port", "rollout", "replay"}
+    source = inspect.getsource(PPOTrainer) + inspect.getsource(PPOTrainerSync)
+    assert not ours & set(re.findall(r"self\.(\w+)", source))
+
+
+def test_verl_asks_us_for_the_multiple_of_a_batch_that_the_port_has_made_whole() -> None:
+    source = inspect.getsource(PPOTrainer._balance_batch)
+    assert "self._get_required_batch_multiple(dp_size)" in source
+    assert "dp_size = max(dp_rank_mapping) + 1" in source
+    assert "worker_group._query_dispatch_info(role)" in source
+    assert "upsample_batch_to_divisible_size(batch, batch_multiple, self.tokenizer.eos_token_id)" in source
+    assert object.__new__(TempoTrainer)._get_required_batch_multiple(3) == 3
 
 
 def test_the_trainer_is_registered_under_its_name() -> None:
@@ -211,7 +218,7 @@ def test_the_trainer_is_registered_under_its_name() -> None:
 def replay_buffer(trainer_class: type, config: DictConfig) -> tuple[PPOTrainer, ReplayBuffer]:
     trainer = object.__new__(trainer_class)
     trainer.config, trainer.trainer_mode = config, config.trainer.v1.trainer_mode
-    trainer.settings = TempoSettings.from_config(config)
+    trainer.method = read_settings(config)
     return trainer, trainer._build_replay_buffer()
 
 
@@ -295,6 +302,7 @@ def test_no_pass_reads_what_it_is_not_sent() -> None:
     assert {"old_log_probs", "advantages", "response_mask"} <= policy
     assert not policy & NOT_FOR_ACTOR
     assert not read_by(value_calibration_loss) & NOT_FOR_CRITIC
+    assert read_by(clipped_value_loss) & NOT_FOR_CRITIC <= LOSSES["clipped"].reads
 
 
 def test_rows_are_selected_by_key_with_their_tags() -> None:
@@ -306,10 +314,10 @@ def test_rows_are_selected_by_key_with_their_tags() -> None:
     with pytest.raises(RuntimeError):
         meta.select_keys(["c_0_0"])
 
-    ours = select(meta, {"a"})
+    ours = select(meta, {"a"}).meta
     assert ours.keys == ["a_0_0", "a_1_0"]
     several = KVBatchMeta(keys=["a_10_0", "a_2_10", "a_2_9"], tags=[{}] * 3, partition_id="train")
-    assert last_outputs(select(several, {"a"})).keys == ["a_2_10", "a_10_0"]
+    assert last_outputs(select(several, {"a"})).meta.keys == ["a_2_10", "a_10_0"]
     ours.extra_info["t"] = 2.0
     assert meta.extra_info == {"t": 1.0}
 
@@ -366,21 +374,23 @@ def test_every_shipped_configuration_composes(method: str, hardware: str) -> Non
     OmegaConf.resolve(config)
     assert config.trainer.v1.trainer_mode == "tempo"
     assert config.trainer.total_training_steps == 7
-    assert config.critic.enable == (method not in ("ttrl", "empo", "random_reward", "grpo"))
     assert config.critic.optim.lr == 0.25
-    assert config.critic.allow_new_value_head == (method == "ppo")
     assert config.critic._target_.startswith("tempo_verl.trainer.critic_config.")
     strategy = "megatron" if hardware == "megatron" else "fsdp2"
     assert config.actor_rollout_ref.actor.strategy == config.critic.strategy == strategy
     assert config.actor_rollout_ref.rollout.name == ("transformers" if hardware == "cpu" else "vllm")
-    settings = TempoSettings.from_config(config)
-    assert settings.method == config.tempo.method
-    assert config.data.train_files == (settings.unlabeled if settings.uses_unlabeled else settings.labeled).files
+    chosen = read_settings(config)
+    assert (chosen.name, type(chosen)) == (method, known()[method])
+    if chosen.needs.critic is not None:
+        assert config.critic.enable == chosen.needs.critic
+    assert config.critic.enable or config.tempo.advantage == "group"
+    assert config.data.train_files == config.tempo[chosen.learns_on()].files
+    assert config.data.train_batch_size == config.tempo[chosen.learns_on()].batch_size
     assert (config.algorithm.adv_estimator, config.algorithm.gamma, config.algorithm.lam) == ("gae", 1.0, 1.0)
 
 
 def test_the_groups_that_are_promised_are_shipped() -> None:
-    assert set(METHODS) == set(SHARED_METHODS)
+    assert set(METHODS) == set(known())
     assert {"cpu", "fsdp", "megatron"} <= set(HARDWARE)
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ``official`` functions against recorded outputs of the official repository's own code, to 1e-6.
 
-The recording is searched at TEMPO_PARITY_FILE, then beside the checkout, then in this folder (a copy), in that order.
+Two recordings: ``official_tempo.json``, and ``official_tempo_range.json`` with values beyond [-1, 1] and prompts with
+one response. TEMPO_PARITY_FILE names another one of the first kind.
 """
 
 import json
@@ -15,18 +16,16 @@ import torch
 from tempo_verl.algo.official import em_outcome_advantage, em_token_advantage, value_loss
 
 HERE = Path(__file__).resolve().parent
-COPY = HERE / "official_tempo.json"
-SHARED = HERE.parents[2] / "shared" / "parity" / COPY.name
+SHARED = HERE.parents[2] / "shared" / "parity"  # where the recordings come from, if it is there
 TOLERANCE = {"atol": 1e-6, "rtol": 0}
 
 
-def parity_file() -> Path:
-    if "TEMPO_PARITY_FILE" in os.environ:
-        return Path(os.environ["TEMPO_PARITY_FILE"])
-    return SHARED if SHARED.exists() else COPY
+def cases(name: str) -> list[dict[str, Any]]:
+    return json.loads(Path(os.environ.get("TEMPO_PARITY_FILE", HERE / name)).read_text())
 
 
-CASES = json.loads(parity_file().read_text())
+CASES = cases("official_tempo.json")
+RANGE = json.loads((HERE / "official_tempo_range.json").read_text())
 
 
 @pytest.fixture(params=CASES, ids=lambda case: f"seed{case['seed']}")
@@ -39,10 +38,26 @@ def tensors(case: Any) -> dict[str, torch.Tensor]:
     return {name: torch.tensor(case["inputs"][name]) for name in names}
 
 
-def test_the_recording_has_cases_and_our_copy_is_faithful() -> None:
-    assert CASES
-    if SHARED.exists():
-        assert COPY.read_bytes() == SHARED.read_bytes()
+@pytest.mark.parametrize("name", ["official_tempo.json", "official_tempo_range.json"])
+def test_the_recordings_are_those_that_were_made(name: str) -> None:
+    assert json.loads((HERE / name).read_text())
+    if (SHARED / name).exists():
+        assert (HERE / name).read_bytes() == (SHARED / name).read_bytes()
+
+
+def test_the_second_recording_has_what_it_is_for() -> None:
+    assert any(min(map(case["inputs"]["uid"].count, case["inputs"]["uid"])) == 1 for case in RANGE)
+    assert any(torch.tensor(case["inputs"]["values"]).abs().max() > 1 for case in RANGE)
+
+
+@pytest.mark.parametrize("case", RANGE, ids=lambda case: f"seed{case['seed']}")
+def test_values_beyond_the_range_and_prompts_with_one_response(case: Any) -> None:
+    x = {name: torch.tensor(value) for name, value in case["inputs"].items() if name != "uid"}
+    args = (x["values"], x["token_level_rewards"], x["response_mask"], x["is_labeled"])
+    uid = case["inputs"]["uid"]
+    for kind, found in (("em_token", em_token_advantage(*args)), ("em", em_outcome_advantage(*args, uid))):
+        for name, tensor in zip(("advantages", "returns"), found, strict=True):
+            torch.testing.assert_close(tensor, torch.tensor(case["expected"][kind][name]), **TOLERANCE)
 
 
 def test_em_token(case: Any) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tempo_verl.config.start import start_path
 from tempo_verl.data.validation import Questions, judging_sources
 from tempo_verl.errors import UserError
-from tempo_verl.launch import Run
-from tempo_verl.trainer.checkpoints import Best, Checkpoints
-from tempo_verl.trainer.metrics import validation_accuracy, validation_metrics
+from tempo_verl.trainer.checkpoints import Best, Checkpoints, Keeper, validation_accuracy
+from tempo_verl.trainer.metrics import validation_metrics
 
 SOURCES = ["aime", "math"]
 
@@ -230,16 +230,26 @@ def test_a_best_checkpoint_that_is_gone_is_refused(tmp_path: Path) -> None:
     run.checkpoints.check_start("auto", SOURCES)
 
 
-# ---------------------------------------------------------------------- what a run exports
+# ---------------------------------------------------------------------- what another run starts from
 
 
-def test_the_newest_is_exported(tmp_path: Path) -> None:
-    run, exported = start(tmp_path, "both"), Run(tmp_path).exported
-    with pytest.raises(UserError, match=r"no checkpoint saved yet; run with trainer\.save_freq > 0"):
-        exported("actor")
+def test_a_run_starts_from_the_last_or_the_best_checkpoint_of_another(tmp_path: Path) -> None:
+    run = start(tmp_path, "both")
+    with pytest.raises(UserError, match=r"no last checkpoint there yet; run with trainer\.save_freq > 0"):
+        start_path("actor", str(tmp_path), "last")
     run.save(1)
+    with pytest.raises(UserError, match=r"no best checkpoint there yet; run with tempo\.checkpoint\.keep=best or both"):
+        start_path("critic", str(tmp_path), "best")
+    run.validate(1, 0.5)
     run.save(2)
-    assert (exported("actor") / "model.safetensors").read_text() == "2"
+    for folder in (tmp_path, tmp_path / "checkpoints"):  # a run folder, or verl's own
+        for which, number in (("last", "2"), ("best", "1")):
+            path = Path(str(start_path("actor", str(folder), which)))
+            assert path.is_absolute()
+            assert (path / "model.safetensors").read_text() == number
+    assert start_path("actor", None, "last") is None
+    with pytest.raises(UserError, match="no such folder; name the folder of a run"):
+        start_path("actor", str(tmp_path / "nowhere"), "last")
 
 
 # ---------------------------------------------------------------------- what is best
@@ -248,7 +258,7 @@ def test_the_newest_is_exported(tmp_path: Path) -> None:
 def questions(**prompts: list[str]) -> Questions:
     rows = [(source, prompt) for source, texts in prompts.items() for prompt in texts]
     texts, hashes = [prompt for _, prompt in rows], [f"hash of {prompt}" for _, prompt in rows]
-    return Questions("files", texts, hashes, [source for source, _ in rows], frozenset())
+    return Questions("files", [[]] * len(texts), texts, hashes, [source for source, _ in rows], frozenset())
 
 
 VALIDATION = questions(aime=["What is 1 + 1?"], math=["What is 2?", "And 3?"], own=["Why?"])
@@ -270,7 +280,7 @@ def test_named_data_sources_choose() -> None:
 
 
 def test_a_question_of_d_u_in_another_template_is_one() -> None:
-    unlabeled = Questions("files", ["Solve: And 3? Think."], ["hash of And 3?"], ["u"], frozenset())
+    unlabeled = Questions("files", [[]], ["Solve: And 3? Think."], ["hash of And 3?"], ["u"], frozenset())
     assert judging_sources(VALIDATION, unlabeled, None) == ["aime", "own"]
     with pytest.raises(UserError, match=r"validation=math has a question .* \(first: row 2 .*'And 3\?'\)"):
         judging_sources(VALIDATION, unlabeled, ["math", "own"])
@@ -295,11 +305,40 @@ def test_the_accuracy_is_the_mean_over_data_sources() -> None:
     metrics = validation_metrics(
         ["aime"] * 2 + ["math"] * 4 + ["aime/2"] * 2,
         ["a", "a", "b", "b", "c", "c", "d", "d"],
-        [1, 0, 1, 1, 1, 0, 0, 0],
-        [None] * 8,
+        {"acc": [1, 0, 1, 1, 1, 0, 0, 0], "pred": [""] * 8},
         {},
     )
     assert validation_accuracy(metrics, ["aime"]) == metrics["val-core/aime/acc/mean@2"] == 0.5
     assert validation_accuracy(metrics, ["aime", "math"]) == (0.5 + 0.75) / 2
     with pytest.raises(UserError, match="no question of data source gpqa was validated"):
         validation_accuracy(metrics, ["aime", "gpqa"])
+
+
+def accuracy(value: float) -> dict[str, float]:
+    return {f"val-core/{source}/acc/mean@4": value for source in SOURCES}
+
+
+def test_the_start_of_a_resumed_run_is_not_judged_again(tmp_path: Path) -> None:
+    run = start(tmp_path, "both")
+    keeper = Keeper(run.checkpoints, SOURCES, validated_first=True)
+    keeper.validated(accuracy(0.5))
+    keeper.keep(0, lambda: run.save(0))
+    keeper.validated(accuracy(0.6))
+    keeper.keep(2, lambda: run.save(2))
+    assert run.checkpoints.best() == Best(2, 0.6, SOURCES)
+    run.save(4)
+    resumed = Keeper(run.checkpoints, SOURCES, validated_first=True)
+    resumed.validated(accuracy(0.9))  # more samples of round 4, which was judged before
+    resumed.keep(4, lambda: run.save(4))
+    assert run.checkpoints.best() == Best(2, 0.6, SOURCES)
+    resumed.validated(accuracy(0.7))
+    resumed.keep(6, lambda: run.save(6))
+    assert run.checkpoints.best() == Best(6, 0.7, SOURCES)
+
+
+def test_a_run_that_keeps_no_best_needs_no_accuracy(tmp_path: Path) -> None:
+    run = start(tmp_path, "last")
+    keeper = Keeper(run.checkpoints, [], validated_first=False)
+    keeper.validated({})
+    keeper.keep(1, lambda: run.save(1))
+    assert (run.checkpoints.best(), run.rounds()) == (None, [])

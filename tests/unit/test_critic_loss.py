@@ -7,14 +7,14 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tempo_verl.trainer.critic_loss import value_calibration_loss
-from tempo_verl.trainer.queue import as_jagged, final_values_of
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 from verl.utils.metric import Metric
 from verl.workers.engine.utils import prepare_micro_batches
 
 from tempo_verl.algo.calibration import position_mask
+from tempo_verl.trainer.batch import as_jagged, final_values_of
+from tempo_verl.trainer.losses import value_calibration_loss
 
 MODES = ["token-mean", "seq-mean-token-mean"]
 

@@ -1,92 +1,126 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read off the source: the E-step and the M-step have no path to the monitoring answers of D_U."""
+"""What a method is handed leads to no answer of D_U: the firewall is how the parts are built, not a list of names."""
 
 from __future__ import annotations
 
 import ast
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from fields import method_of
+from omegaconf import OmegaConf
 
 import tempo_verl
+from tempo_verl.data.monitor import Monitor
+from tempo_verl.data.streams import Answer, Streams
+from tempo_verl.methods import Plan, Round
+from tempo_verl.trainer.batch import of_keys
+from tempo_verl.trainer.critic import Critic
+from tempo_verl.trainer.log import Log
+from tempo_verl.trainer.policy import Policy
+from tempo_verl.trainer.port import Port
+from tempo_verl.trainer.replay import Replay
+from tempo_verl.trainer.watch import Watch
 
 PACKAGE = Path(tempo_verl.__file__).parent
-CLASSES = {"TempoTrainer": "tempo_trainer.py", "OfficialRound": "official_round.py", "Predictions": "predict.py"}
+SECRET = "the answer 4711"
 
 
-def methods_of(tree: ast.Module, name: str) -> dict[str, ast.FunctionDef]:
-    (found,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
-    return {node.name: node for node in found.body if isinstance(node, ast.FunctionDef)}
+class Rows(list):
+    """A dataset of one question with its answer."""
+
+    def __init__(self):
+        super().__init__([{"raw_prompt": "?", "reward_model": {"ground_truth": SECRET}, "index": 0}])
 
 
-def own_attributes(node: ast.AST, context: type[ast.expr_context] = ast.Load) -> set[str]:
-    """Names after ``self.`` in a piece of code."""
-    return {
-        part.attr
-        for part in ast.walk(node)
-        if isinstance(part, ast.Attribute)
-        and isinstance(part.ctx, context)
-        and isinstance(part.value, ast.Name)
-        and part.value.id == "self"
-    }
-
-
-@pytest.fixture(scope="module")
-def methods() -> dict[str, ast.FunctionDef]:
-    trees = {name: ast.parse((PACKAGE / "trainer" / file).read_text()) for name, file in CLASSES.items()}
-    return {name: body for class_, tree in trees.items() for name, body in methods_of(tree, class_).items()}
-
-
-def reachable(methods: dict[str, ast.FunctionDef], start: str) -> set[str]:
-    """Methods of the trainer that ``start`` may come to."""
-    found, new = set(), {start}
-    while new:
-        found |= new
-        new = {name for method in new for name in own_attributes(methods[method]) & methods.keys()} - found
+def reachable(start: Any) -> list[Any]:
+    """Everything that is held, directly or not: attributes, items, entries. Functions are opaque."""
+    found, waiting = [], [start]
+    seen: set[int] = set()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen or isinstance(value, type) or callable(value):
+            continue
+        seen.add(id(value))
+        found.append(value)
+        if isinstance(value, dict):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, list | tuple | set | frozenset):
+            waiting += list(value)
+        else:
+            waiting += list(vars(value).values()) if hasattr(value, "__dict__") else []
     return found
 
 
-@pytest.mark.parametrize("phase", ["_rollout", "_e_step", "_m_step", "_labeled_step", "_official_step", "_predict"])
-def test_no_training_phase_comes_to_the_store(methods: dict[str, ast.FunctionDef], phase: str) -> None:
-    within = reachable(methods, phase)
-    assert len(within) > 3
-    assert "_monitor" not in within
-    assert not any("monitor" in own_attributes(methods[name]) for name in within)
+class VerlTrainer(SimpleNamespace):
+    """The members of verl's trainer that the port takes."""
+
+    def __getattr__(self, name: str):
+        if name.startswith(("_", "on_")):
+            return lambda *args, **options: None
+        raise AttributeError(name)
 
 
-def test_the_store_is_made_once_and_read_in_one_place(methods: dict[str, ast.FunctionDef]) -> None:
-    assert {name for name, body in methods.items() if "monitor" in own_attributes(body, ast.Store)} == {
-        "_init_dataloader"
-    }
-    assert {name for name, body in methods.items() if "monitor" in own_attributes(body)} == {"_monitor"}
-    assert {name for name, body in methods.items() if "_monitor" in own_attributes(body)} == {"step"}
+@pytest.fixture
+def parts() -> tuple[VerlTrainer, Round]:
+    """A trainer that holds streams and monitor, and a round as it makes one."""
+    method = method_of(unlabeled__batch_size=1)
+    streams, answers = Streams.build(
+        method, Rows(), None, Watch(method.settings.alarms, method.settings.calibration.gate)
+    )
+    trainer = VerlTrainer(
+        config=OmegaConf.create({}), tokenizer=None, use_critic=True, use_reference_policy=False, critic_wg=object(),
+        actor_rollout_wg=object(), checkpoint_manager=object(), replay_buffer=SimpleNamespace(sample=lambda: None),
+        streams=streams, monitor=Monitor(answers),
+    )  # fmt: skip
+    port, log = Port(trainer), Log()
+    samples = of_keys("train", [("unlabeled-0-0_0_0", {})])
+    critic, policy = Critic(port, method, Replay(1, 1), 1, log), Policy(port, method, log)
+    return trainer, Round(1, Plan(True, True), None, samples, critic, policy, log)
 
 
-def test_monitoring_comes_after_the_update(methods: dict[str, ast.FunctionDef]) -> None:
-    calls = {
-        node.func.attr: node.lineno
-        for node in ast.walk(methods["step"])
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-    }
-    assert calls["_m_step"] < calls["_monitor"]
-    # what it finds goes into the metrics and is handed to nobody
-    returned = [
-        node for node in ast.walk(methods["_monitor"]) if isinstance(node, ast.Return) and node.value is not None
-    ]
-    assert returned == []
-    assert own_attributes(methods["_monitor"], ast.Store) == set()
+def test_nothing_in_reach_of_a_round_holds_an_answer(parts: tuple[VerlTrainer, Round]) -> None:
+    trainer, round = parts
+    assert any(isinstance(value, Answer) and value.ground_truth == SECRET for value in reachable(trainer))
+    held = reachable(round)
+    assert any(isinstance(value, Port) for value in held)
+    assert SECRET not in [value for value in held if isinstance(value, str)]
+    assert not any(isinstance(value, Monitor | Answer | Rows | Streams | VerlTrainer) for value in held)
 
 
-def test_only_the_trainer_knows_the_store() -> None:
+def test_methods_import_neither_verl_nor_ray_nor_the_trainer() -> None:
+    for path in (PACKAGE / "methods").glob("*.py"):
+        imported = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {name.name for name in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(node.module)
+        for module in imported:
+            assert module.split(".")[0] not in {"verl", "ray", "transfer_queue", "tensordict"}, path
+            assert not module.startswith(("tempo_verl.trainer", "tempo_verl.data", "tempo_verl.backends")), path
+
+
+def test_monitoring_comes_after_the_update() -> None:
+    tree = ast.parse((PACKAGE / "trainer" / "trainer.py").read_text())
+    (step,) = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "step"]
+    calls = {ast.unparse(node.func): node.lineno for node in ast.walk(step) if isinstance(node, ast.Call)}
+    assert calls["self.method.step"] < calls["self.monitor.metrics"]
+
+
+def test_only_the_trainer_knows_the_monitor() -> None:
     importers = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")
-        if "MonitorStore" in path.read_text() or "monitoring_answers" in path.read_text()
+        if "import Monitor" in path.read_text() or "monitoring_answers" in path.read_text()
     }
-    assert importers == {"data/monitor.py", "data/streams.py", "trainer/tempo_trainer.py"}
+    assert importers == {"data/streams.py", "trainer/trainer.py"}
 
 
 def test_the_trainer_never_names_a_ground_truth() -> None:
-    for path in (PACKAGE / "trainer").glob("*.py"):
-        constants = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
-        assert not {"ground_truth", "reward_model"} & constants, path
+    for folder in ("trainer", "methods"):
+        for path in (PACKAGE / folder).glob("*.py"):
+            constants = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+            assert not {"ground_truth", "reward_model"} & constants, path

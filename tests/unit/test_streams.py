@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from transformers import AutoTokenizer
 from verl.trainer.ppo.utils import create_rl_dataset
 
-from tempo_verl.data.monitor import MonitorStore, oracle_metrics
+from tempo_verl.data.monitor import Monitor, oracle_metrics
 from tempo_verl.data.streams import UNLABELED_FIELDS, Answer, Stream, Streams, WithoutAnswers, batch_of, row_of
 from tempo_verl.errors import UserError
 
@@ -320,7 +320,7 @@ def test_monitoring_answers_are_kept_by_row() -> None:
 
 
 def test_the_monitor_checks_responses_with_the_verifier_of_their_row() -> None:
-    store = MonitorStore([Answer("5", EXACT), None, Answer("5", SUMS)])
+    store = Monitor([Answer("5", EXACT), None, Answer("5", SUMS)])
     uids = [f"unlabeled-{number}-{row}" for number, row in enumerate([2, 0, 1, 0, 2])]
     correct = store.correct(uids, ["70y55y", "5", "5", "6", "70y5"])
     np.testing.assert_array_equal(correct, [1.0, 1.0, np.nan, 0.0, 0.0])

@@ -18,10 +18,11 @@ import pytest
 import ray
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
-from tempo_verl.preflight import check, required_cpus
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForTokenClassification
 
 from tempo_verl.cli.main import main as tempo_verl_command
+from tempo_verl.config.checks import check
+from tempo_verl.config.cluster import required_cpus
 from tempo_verl.errors import UserError
 
 DATA_COLUMNS = "prompt, data_source, reward_model.ground_truth"
@@ -290,7 +291,7 @@ def test_an_unknown_method(compose, run: Run) -> None:
         compose(["method=foo"])
     assert len(str(caught.value).splitlines()) == 1
     run["tempo.method"] = "foo"
-    run.is_refused("tempo.method=foo", "choose one of tempo, frozen_critic")
+    run.is_refused("tempo.method=foo", "choose one of tempo, empo, frozen_critic")
 
 
 @pytest.mark.parametrize(("override", "told"), [("tempo.foo=1", "tempo.foo"), ("critic.foo=1", "critic.foo")])
@@ -301,11 +302,11 @@ def test_an_override_of_an_unknown_field(compose, override: str, told: str) -> N
 
 
 def test_an_added_unknown_field_and_a_wrong_type(compose) -> None:
-    Run(compose(["+tempo.labeled.foo=1"])).is_refused("tempo.labeled.foo", "tempo_trainer.yaml")
-    Run(compose(["tempo.labeled=5"])).is_refused(
-        "tempo.calibration.mini_batch_size: ", "tempo.labeled", "not a container"
+    Run(compose(["+tempo.labeled.bach_size=1"])).is_refused(
+        "tempo.labeled.bach_size is no field of this run", "did you mean tempo.labeled.batch_size?"
     )
-    Run(compose(["tempo.rounds=many"])).is_refused("tempo.rounds", "'many'", "Integer", "tempo_trainer.yaml")
+    Run(compose(["tempo.labeled=5"])).is_refused("tempo.labeled", "not a container")
+    Run(compose(["tempo.rounds=many"])).is_refused("tempo.rounds='many' does not fit", "valid integer")
 
 
 def test_a_reversed_value_range(run: Run) -> None:
@@ -457,7 +458,7 @@ def test_replay_without_a_critic(run: Run) -> None:
     run["tempo.method"], run["tempo.allow_labels_on_unlabeled"] = "oracle", True
     run["critic.enable"], run["tempo.advantage"] = False, "group"
     run["tempo.calibration.replay.prompts"] = run.config.tempo.calibration.mini_batch_size
-    run.is_refused("tempo.calibration.replay.prompts", "there is no critic to fit (critic.enable=false)")
+    run.is_refused("tempo.calibration.replay.prompts", "would have no effect: there is no critic (critic.enable=false)")
 
 
 def test_a_best_checkpoint_of_other_data_sources(run: Run, tmp_path: Path) -> None:
@@ -544,6 +545,113 @@ def test_a_classifier_of_two_classes_is_no_critic(run: Run, tiny_policy: Path, t
     Qwen3ForTokenClassification(two).save_pretrained(critic)
     run["critic.model.path"] = str(critic)
     run.is_refused(f"critic.model.path={critic}", "no trained value head", "score.weight")
+
+
+def test_more_tokens_than_the_model_has_positions(run: Run, tiny_policy: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    shutil.copytree(tiny_policy, small)
+    config = json.loads((small / "config.json").read_text())
+    (small / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 39}))
+    run["actor_rollout_ref.model.path"] = str(small)
+    run.is_refused(
+        "data.max_prompt_length=16 + data.max_response_length=24 is more than the 39 positions", small, "lower one"
+    )
+
+
+def test_a_tokenizer_without_a_chat_template(run: Run, tiny_policy: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    shutil.copytree(tiny_policy, plain)
+    (plain / "chat_template.jinja").unlink()
+    run["actor_rollout_ref.model.path"] = str(plain)
+    run.is_refused(plain, "its tokenizer has no chat template", "chat_template.jinja")
+    run["data.filter_overlong_prompts"] = True
+    run.is_refused("its tokenizer has no chat template")
+
+
+@pytest.mark.parametrize("field", ["tempo.labeled.files", "tempo.unlabeled.files"])
+def test_prompts_longer_than_the_limit_are_counted_not_cut(run: Run, tmp_path: Path, field: str) -> None:
+    rows = [question("1+1="), *(question("1+" * count + "1=") for count in (9, 11, 10)), *many("2", 4)]
+    run[field] = write(tmp_path / "long.parquet", rows)
+    run.is_refused(
+        f"3 of 8 prompts of {field} have more than data.max_prompt_length=16 tokens",
+        "(the longest: row 2, 24)",
+        "raise it to 24, or leave them out with data.filter_overlong_prompts=true",
+    )
+    run["data.filter_overlong_prompts"] = True
+    run["tempo.labeled.batch_size"] = run["tempo.unlabeled.batch_size"] = 4
+    check(run.config)
+
+
+def test_prompts_of_a_validation_that_takes_place_are_looked_at_too(run: Run, tmp_path: Path) -> None:
+    run["data.val_files"] = write(tmp_path / "val.parquet", [question("1+" * 12 + "1=")])
+    check(run.config)  # this run does not validate
+    run["trainer.test_freq"] = 1
+    run.is_refused("1 of 1 prompts of data.val_files have more than data.max_prompt_length=16 tokens")
+
+
+@pytest.mark.parametrize("field", ["actor_rollout_ref.actor.optim.lr", "critic.optim.lr"])
+@pytest.mark.parametrize("rate", [-1e-6, "fast", None])
+def test_a_learning_rate_that_is_none(run: Run, field: str, rate: object) -> None:
+    run[field] = rate
+    run.is_refused(f"{field}=", "must be a number, 0 or more")
+
+
+def test_more_training_processes_on_a_cpu_than_cores(run: Run) -> None:
+    ranks = max(os.cpu_count() or 1, 2) + 1
+    run["actor_rollout_ref.actor.ppo_mini_batch_size"] = run["tempo.unlabeled.batch_size"] = ranks
+    run["tempo.calibration.mini_batch_size"] = run["tempo.labeled.batch_size"] = ranks
+    run["trainer.n_gpus_per_node"] = ranks
+    run.is_refused(
+        f"trainer.n_gpus_per_node={ranks}", "on a CPU that is the number of training processes", "set it to 1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "why"),
+    [
+        (["method=frozen_critic", "tempo.labeled.files=null"], "method=frozen_critic has no E-step"),
+        (["method=frozen_critic"], "method=frozen_critic has no E-step"),
+        (["method=grpo"], "there is no critic (critic.enable=false)"),
+        (
+            ["method=oracle", "tempo.allow_labels_on_unlabeled=true", "tempo.labeled.files=null"],
+            "there are no labelled questions",
+        ),
+    ],
+)
+def test_a_warm_up_without_an_e_step(compose, overrides: list[str], why: str) -> None:
+    run = Run(compose([*overrides, "tempo.calibration.warmup_rounds=1"]))
+    run.is_refused("tempo.calibration.warmup_rounds=1: there is nothing to warm up", why, "set it to 0")
+
+
+@pytest.mark.parametrize("method", ["ttrl", "official", "ppo", "frozen_critic"])
+def test_the_gate_is_for_rewards_of_a_measured_critic(compose, method: str) -> None:
+    overrides = [f"method={method}", "tempo.calibration.gate.min_auroc=0.7"]
+    if method == "ttrl":
+        overrides += ["tempo.ttrl.n_train=2", "tempo.ttrl.n_votes=2"]
+    Run(compose(overrides)).is_refused("gate.min_auroc=0.7: the gate is for rewards of a critic", f"method={method}")
+
+
+@pytest.mark.parametrize("method", ["frozen_critic", "official", "tempo"])
+def test_replay_is_for_runs_with_e_steps(compose, method: str) -> None:
+    replay = ["tempo.calibration.replay.prompts=64", "tempo.calibration.interval=0"]
+    Run(compose([f"method={method}", *replay])).is_refused("replay.prompts=64 would have no effect")
+    check(compose([*replay, "tempo.calibration.warmup_rounds=2"]))
+    check(compose(["method=ppo", *replay]))
+
+
+def test_where_a_run_starts_from(run: Run, tiny_policy: Path, tmp_path: Path) -> None:
+    run["tempo.start_from"] = str(tmp_path / "nowhere")
+    run.is_refused(f"tempo.start_from={tmp_path / 'nowhere'}", "no such folder; name the folder of a run")
+    run["tempo.start_from"] = str(tmp_path)
+    run.is_refused("no last checkpoint there yet; run with trainer.save_freq > 0")
+    run["tempo.start_checkpoint"] = "best"
+    run.is_refused("no best checkpoint there yet; run with tempo.checkpoint.keep=best or both")
+    run["tempo.start_checkpoint"] = "last"
+    (tmp_path / "global_step_3" / "actor").mkdir(parents=True)
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("3")
+    run.is_refused("holds no model; that run has to save hf_model")
+    shutil.copytree(tiny_policy, tmp_path / "global_step_3" / "actor" / "huggingface")
+    check(run.config)
 
 
 # ---------------------------------------------------------------------- Ray

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A round without verl: tensors in place of the queue, and a note of everything that a method asks for, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tempo_verl.methods import Plan, Round
+
+
+@dataclass
+class FakeSamples:
+    """Rows of one stream.
+
+    Args:
+        keys: (B,) ``<prompt>_<sample>``.
+        mask: (B, T).
+        correct: (B,) verdicts; None: the rows came without an answer.
+        texts: (B,) answers.
+    """
+
+    keys: list[str]
+    mask: Tensor
+    correct: list[float] | None = None
+    texts: list[str | None] | None = None
+    genuine: list[bool] | None = None
+    written: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def real(self) -> np.ndarray:
+        return np.array([True] * len(self) if self.genuine is None else self.genuine)
+
+    @property
+    def prompts(self) -> list[str]:
+        return [key.split("_")[0] for key in self.keys]
+
+    @property
+    def response_mask(self) -> Tensor:
+        return self.mask
+
+    @property
+    def verdicts(self) -> Tensor:
+        if self.correct is None:
+            raise KeyError("acc")
+        return torch.tensor(self.correct)
+
+    @property
+    def answers(self) -> list[str | None]:
+        return list(self.texts or [])
+
+    @property
+    def styles(self) -> list[str]:
+        return ["exact"] * len(self)
+
+    def rows(self, indices: np.ndarray) -> FakeSamples:
+        def pick(values: list | None) -> list | None:
+            return None if values is None else [values[index] for index in indices]
+
+        return FakeSamples(
+            pick(self.keys), self.mask[torch.as_tensor(indices, dtype=torch.long)], pick(self.correct),
+            pick(self.texts), pick(self.genuine),
+        )  # fmt: skip
+
+    def find(self, part: FakeSamples) -> np.ndarray:
+        return np.flatnonzero(np.isin(self.keys, part.keys))
+
+    def align(self, part: FakeSamples, values: Tensor) -> Tensor:
+        of_key = dict(zip(part.keys, values.tolist(), strict=True))
+        return torch.tensor([of_key.get(key, 0.0) for key in self.keys])
+
+    def unpadded(self, padded: Tensor) -> list[Tensor]:
+        return [row[: int(length)] for row, length in zip(padded, self.mask.sum(-1), strict=True)]
+
+    def write(self, **fields: Any) -> None:
+        self.written |= fields
+
+
+@dataclass
+class Log:
+    metrics: dict[str, float] = field(default_factory=dict)
+    phases: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def time(self, phase: str) -> Iterator[None]:
+        self.phases.append(phase)
+        yield
+
+
+@dataclass
+class FakeRound:
+    """Makes rounds, and remembers what was asked of critic and policy.
+
+    Args:
+        before, after: V(x, y_1:t) by row key, (T + 1,) each, of the critic before and after it is fitted.
+        has_critic: whether there is one.
+    """
+
+    labeled: FakeSamples | None
+    unlabeled: FakeSamples | None
+    before: dict[str, list[float]] = field(default_factory=dict)
+    after: dict[str, list[float]] = field(default_factory=dict)
+    has_critic: bool = True
+    calls: list[str] = field(default_factory=list)
+    stored: dict[str, Any] = field(default_factory=dict)
+    log: Log = field(default_factory=Log)
+    penalty: float = 0.0
+    fitted: bool = False
+
+    def round(self, label: bool = True, improve: bool = True) -> Round:
+        return Round(
+            1, Plan(label, improve), self.labeled, self.unlabeled, self if self.has_critic else None, self, self.log
+        )
+
+    # the critic
+
+    def values(self, samples: FakeSamples) -> Tensor:
+        self.calls.append(f"values of {len(samples)}")
+        known = self.after if self.fitted else self.before
+        return torch.tensor([known[key] for key in samples.keys])
+
+    def measure(self, samples: FakeSamples) -> Tensor:
+        self.calls.append(f"measure {len(samples)}")
+        return torch.tensor([self.before[key] for key in samples.keys])
+
+    def fit(self, samples: FakeSamples, target: Tensor) -> None:
+        self.calls.append(f"fit {len(samples)} to {target.tolist()}")
+        self.fitted = True
+
+    def train(self, samples: FakeSamples) -> None:
+        self.calls.append(f"train {len(samples)}")
+        self.stored["critic_mask"] = samples.written["loss_mask"]
+        self.fitted = True
+
+    # the policy
+
+    def batch(self, *parts: FakeSamples) -> FakeSamples:
+        def join(name: str) -> list | None:
+            columns = [getattr(part, name) for part in parts]
+            if all(column is None for column in columns):
+                return None
+            return [
+                entry for part, column in zip(parts, columns, strict=True) for entry in column or [None] * len(part)
+            ]
+
+        return FakeSamples(
+            join("keys"), torch.cat([part.mask for part in parts]), join("correct"), join("texts"), join("genuine")
+        )
+
+    def penalties(self, samples: FakeSamples) -> Tensor:
+        return torch.full((len(samples),), self.penalty)
+
+    def store(self, samples: FakeSamples, reward: Tensor, advantages: Tensor, values: Tensor | None) -> None:
+        self.calls.append("store")
+        self.stored |= {"reward": reward, "advantages": advantages, "values": values}
+
+    def update(self, samples: FakeSamples) -> None:
+        self.calls.append(f"update {len(samples)}")

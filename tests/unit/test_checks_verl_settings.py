@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of verl that would be ignored or fail late are refused before a run; a run folder belongs to one method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from tempo_verl.config.checks import WITHOUT_EFFECT, check
+from tempo_verl.config.folder import check_folder
+from tempo_verl.errors import UserError
+
+
+@pytest.mark.parametrize("field", [field for field, _, _ in WITHOUT_EFFECT])
+def test_the_shipped_value_of_a_setting_without_effect_is_the_neutral_one(compose, field: str) -> None:
+    neutral = {name: value for name, value, _ in WITHOUT_EFFECT}[field]
+    assert OmegaConf.select(compose(), field) in (neutral, None)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("algorithm.adv_estimator=grpo", "algorithm.adv_estimator=grpo would have no effect"),
+        ("trainer.critic_warmup=3", "tempo.calibration.warmup_rounds"),
+        ("critic.ppo_epochs=2", "tempo.calibration.epochs"),
+        ("reward.custom_reward_function.path=mine.py", "reward_model.style"),
+        ("algorithm.filter_groups.enable=true", "calibrate the critic"),
+        ("actor_rollout_ref.model.path='~/model'", "verl does not expand ~"),
+        ("actor_rollout_ref.model.lora_rank=8", "actor_rollout_ref.model.lora.merge=true"),
+        ("critic.ppo_max_token_len_per_gpu=16", "critic.ppo_max_token_len_per_gpu=16 is less than"),
+        ("hardware=megatron", "Megatron reads no Hugging Face value head"),
+    ],
+)
+def test_refused(compose, override: str, told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check(compose([override]))
+    assert told in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_several_actor_epochs_are_not_taken_for_the_critics(compose) -> None:
+    check(compose(["actor_rollout_ref.actor.ppo_epochs=2"]))
+
+
+def test_the_critics_token_budget_reaches_the_field_verl_reads(compose) -> None:
+    assert compose(["critic.ppo_max_token_len_per_gpu=4321"]).critic.ppo_infer_max_token_len_per_gpu == 4321
+
+
+def test_sequence_parallel_processes_share_a_long_sample(compose) -> None:
+    longest = 16 + 24
+    budgets = [f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu={longest // 2}"]
+    budgets += [f"critic.ppo_max_token_len_per_gpu={longest // 2}", "trainer.n_gpus_per_node=2"]
+    with pytest.raises(UserError, match="is less than"):
+        check(compose(budgets))
+    check(compose([*budgets, "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"]))
+
+
+@pytest.fixture
+def used(compose, tmp_path: Path):
+    """A run folder with a checkpoint of round 2; ``used(overrides)``: go on with these."""
+
+    def configure(overrides: list[str]) -> DictConfig:
+        return compose([f"trainer.default_local_dir='{tmp_path / 'checkpoints'}'", *overrides])
+
+    (tmp_path / "checkpoints").mkdir()
+    OmegaConf.save(configure([]), tmp_path / "config.yaml", resolve=True)
+    (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("2")
+    return lambda overrides: check_folder(tmp_path, configure(overrides))
+
+
+def test_a_run_folder_goes_on_as_it_began(used) -> None:
+    used([])
+    used(
+        [
+            "tempo.rounds=5",
+            "trainer.save_freq=1",
+            "trainer.test_freq=3",
+            "tempo.predictions.n=4",
+            "tempo.alarms.window=5",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("tempo.labeled.batch_size=4", "tempo.labeled.batch_size=4 was 8"),
+        ("actor_rollout_ref.actor.optim.lr=1e-5", "actor_rollout_ref.actor.optim.lr=1e-05 was 1e-06"),
+        ("tempo.calibration.lr=1e-5", "critic.optim.lr=1e-05 was 1e-06, tempo.calibration.lr=1e-05 was 1e-06"),
+        ("actor_rollout_ref.rollout.n=4", "actor_rollout_ref.rollout.n=4 was 2"),
+        ("method=frozen_critic", "(tempo.method=frozen_critic was tempo)"),
+        ("tempo.unlabeled.seed=7", "tempo.unlabeled.seed=7 was 2"),
+    ],
+)
+def test_other_settings_in_a_used_run_folder_are_refused_with_the_difference(used, override: str, told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        used([override])
+    message = str(caught.value)
+    assert told in message
+    assert "holds a run with other settings" in message
+    assert "tempo.start_from=" in message
+    assert len(message.splitlines()) == 1
+    used([override, "tempo.allow_changes=true"])
+
+
+def test_a_run_that_has_all_its_rounds_is_not_resumed(used) -> None:
+    with pytest.raises(UserError, match=r"is trained for 2 rounds already, tempo\.rounds=1; raise it, or name another"):
+        used(["tempo.rounds=1"])
+
+
+def test_a_folder_without_a_checkpoint_may_begin_anew(compose, tmp_path: Path) -> None:
+    OmegaConf.save(compose(["method=ppo"]), tmp_path / "config.yaml", resolve=True)
+    check_folder(tmp_path, compose([f"trainer.default_local_dir='{tmp_path / 'checkpoints'}'"]))
