@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tempo_verl.config.checks import WITHOUT_EFFECT
+from tempo_verl.config.files import written
 from tempo_verl.config.schema import TempoSettings
 from tempo_verl.methods import Method, known
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 CONFIG = ROOT / "tempo_verl" / "config"
+PICTURES = "recipes/miniature/results"  # shown in docs/ as they are there
 MARK = "<!-- generated: {} -->"
 
 LINE = re.compile(r"^(?P<indent> *)(?P<key>[\w-]+):(?: +(?P<value>.*))?$")
@@ -99,7 +102,8 @@ def configuration() -> str:
 
 def field(setting: Setting, kind: str) -> str:
     """A setting as an entry of its own, which can be linked to and searched for."""
-    return f"#### `{setting.name}` {{ #{setting.name} }}\n\n{default(setting)}{kind}\n{{ .facts }}\n\n{prose(setting.comment)}"
+    name = f"#### `{setting.name}` {{ #{setting.name} }}"
+    return f"{name}\n\n{default(setting)}{kind}\n{{ .facts }}\n\n{prose(setting.comment)}"
 
 
 def default(setting: Setting) -> str:
@@ -156,6 +160,12 @@ def _words(node: dict[str, Any]) -> str:
     limits = {"minimum": "at least", "exclusiveMinimum": "more than", "exclusiveMaximum": "less than"}
     words = {"integer": "integer", "number": "number", "boolean": "`true` or `false`", "string": "text"}
     return ", ".join([words.get(kind, kind), *(f"{said} {node[key]:g}" for key, said in limits.items() if key in node)])
+
+
+def without_effect() -> str:
+    """Settings of verl that the checks refuse, and what to use instead."""
+    rows = [f"| `{name}` | `{written(neutral)}` | {instead} |" for name, neutral, instead in WITHOUT_EFFECT]
+    return "\n".join(["| field | leave it at | because, or instead |", "|---|---|---|", *rows])
 
 
 # ---------------------------------------------------------------------- methods
@@ -231,7 +241,7 @@ def command(method: type[Method]) -> str:
 
 # ---------------------------------------------------------------------- hooks of MkDocs
 
-BLOCKS = {"configuration": configuration, "methods": methods_table}
+BLOCKS = {"configuration": configuration, "methods": methods_table, "without-effect": without_effect}
 
 
 def on_config(config: Any) -> Any:
@@ -247,6 +257,8 @@ def on_files(files: Any, config: Any) -> Any:
 
     for name, method in known().items():
         files.append(File.generated(config, f"methods/{name}.md", content=method_page(method)))
+    for picture in (ROOT / PICTURES).glob("*.png"):
+        files.append(File.generated(config, f"assets/{picture.name}", abs_src_path=str(picture)))
     return files
 
 
@@ -254,6 +266,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     for name, make in BLOCKS.items():
         if MARK.format(name) in markdown:
             markdown = markdown.replace(MARK.format(name), make())
+    markdown = markdown.replace(f"../{PICTURES}/", "assets/")
     return LINK.sub(lambda link: _of_repository(link, page.file.src_uri, config.repo_url), markdown)
 
 
