@@ -195,7 +195,7 @@ def method_page(method: type[Method]) -> str:
         "Critic": critic,
         "The policy learns on": "D_U, the unlabelled questions" if method.needs.unlabeled else "D_L, the labelled ones",
         "Labelled questions": need[method.needs.labeled],
-        "Unlabelled questions": need[method.needs.unlabeled],
+        "Unlabelled questions": need[method.needs.unlabeled] + (", with answers" if method.reads_answers else ""),
         "Needs a critic": {True: "yes", None: "optional", False: "no"}[method.needs.critic],
         "E-step": "yes" if method.fits_critic else "no",
         "Gate (`tempo.calibration.gate`)": "yes" if method.has_gate else "no",
@@ -248,7 +248,7 @@ def on_config(config: Any) -> Any:
     """A page of every method in the navigation, below the table of them."""
     for entry in config.nav:
         if "Methods" in entry:
-            entry["Methods"] = [*entry["Methods"], *({f"{name}": f"methods/{name}.md"} for name in known())]
+            entry["Methods"] = [*entry["Methods"], *({name: f"methods/{name}.md"} for name in known())]
     return config
 
 

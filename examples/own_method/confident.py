@@ -7,6 +7,7 @@ import torch
 
 from tempo_verl.algo.advantage import final_value
 from tempo_verl.methods import Method, Needs, Options, Round, Trained
+from tempo_verl.methods.base import Samples
 
 
 class ConfidentOptions(Options):
@@ -14,11 +15,11 @@ class ConfidentOptions(Options):
 
 
 class Confident(Method):
-    """Reward: the mean of the critic's final value and the share of the prompt's samples with the same answer."""
+    """Reward: the mean of the critic's final value and the answer's share of the votes."""
 
     name = "confident"
     title = "the policy learns on unlabelled questions, rewarded by a refitted critic and by agreement"
-    row = ("mean of V(x, y_1:T) and the answer's share of the votes", "R - V(x, y_1:t-1), whitened", "refitted")
+    row = ("mean of V(x, y_1:T) and the share of the votes", "R - V(x, y_1:t-1)", "refitted")
     needs = Needs(labeled=True, unlabeled=True, critic=True)
     Options = ConfidentOptions
     fits_critic = True
@@ -34,13 +35,14 @@ class Confident(Method):
             samples, labeled = self.batch(round, round.unlabeled)
             values = self.values(round, samples)
             value = final_value(values, samples.response_mask, self.settings.final_value)
-            share = samples.align(round.unlabeled, vote_share(round.unlabeled.prompts, round.unlabeled.answers))
+            share = samples.align(round.unlabeled, vote_share(round.unlabeled))
             weight = self.options.critic_share
-            return self.improve(round, samples, weight * value + (1 - weight) * share, values, labeled)
+            reward = weight * value + (1 - weight) * share
+            return self.improve(round, samples, reward, values, labeled)
 
 
-def vote_share(prompts: list[str], answers: list[str | None]) -> torch.Tensor:
-    """(B,) the share of the responses to the same prompt that have the same answer; 0 without an answer."""
-    same, total = Counter(zip(prompts, answers, strict=True)), Counter(prompts)
-    pairs = zip(prompts, answers, strict=True)
-    return torch.tensor([0.0 if a is None else same[p, a] / total[p] for p, a in pairs])
+def vote_share(samples: Samples) -> torch.Tensor:
+    """(B,) the share of a prompt's responses that have the same answer; 0 without an answer."""
+    votes = list(zip(samples.prompts, samples.answers, strict=True))
+    same, total = Counter(votes), Counter(samples.prompts)
+    return torch.tensor([0.0 if answer is None else same[prompt, answer] / total[prompt] for prompt, answer in votes])
