@@ -329,7 +329,9 @@ def test_the_committed_tables_come_from_the_committed_metrics(results: ModuleTyp
     metrics, about = results.read([MINIATURE / "results"])
     table, claims = results.table(metrics), results.claims_table(results.claims(metrics))
     assert (MINIATURE / "results" / "table.md").read_text(encoding="utf-8") == f"{table}\n\n{claims}\n"
-    assert table in (MINIATURE.parents[1] / "README.md").read_text(encoding="utf-8")
+    results_page = (MINIATURE.parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
+    assert table in results_page
+    assert claims in results_page
     assert claims in (MINIATURE / "README.md").read_text(encoding="utf-8")
     assert set(metrics["method"]) == set(METHODS)
     for name in ("stage0", *METHODS):  # every training is accounted for
