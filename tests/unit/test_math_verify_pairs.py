@@ -18,7 +18,7 @@ from tempo_verl.rewards.mathematics import canonical
 from tempo_verl.rewards.process import Workers
 
 pytest.importorskip("math_verify", reason="the extra 'math' is not installed")
-from tempo_verl.rewards.algebra import MEMORY, limited_memory  # noqa: E402 - it imports Math-Verify
+from tempo_verl.rewards.algebra import MEMORY, limited_memory
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 MATRIX = r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}"
