@@ -26,8 +26,6 @@ from tempo_verl.evaluation.engines import Sampling
 from tempo_verl.evaluation.evaluate import evaluate
 from tempo_verl.evaluation.questions import Question
 from tempo_verl.evaluation.samples import Sample
-from tempo_verl.tasks.pretrain import pretrain
-from tempo_verl.tasks.running_sums import RunningSums
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 N = 4
@@ -52,10 +50,8 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def sampling(tmp_path_factory: pytest.TempPathFactory, tiny_critic: Path) -> Sampling:
-    task = RunningSums(seed=1, n_labeled=32, n_unlabeled=16, n_heldout=16)
-    policy = pretrain(tmp_path_factory.mktemp("policy"), task, steps=150).path
-    return Sampling(str(policy), str(tiny_critic), n=N, max_tokens=16, engine="transformers")
+def sampling(skilled_policy: Path, tiny_critic: Path) -> Sampling:
+    return Sampling(str(skilled_policy), str(tiny_critic), n=N, max_tokens=16, engine="transformers")
 
 
 # ---------------------------------------------------------------------- one question

@@ -30,23 +30,15 @@ from tempo_verl.evaluation.draw import sample_seed
 from tempo_verl.evaluation.engines import Sampling
 from tempo_verl.evaluation.evaluate import evaluate
 from tempo_verl.evaluation.questions import Question, aligned, load_questions, prompt_ids, spread
-from tempo_verl.tasks.pretrain import pretrain
-from tempo_verl.tasks.running_sums import RunningSums, solve
+from tempo_verl.tasks.running_sums import solve
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 N = 4
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A policy that knows the format and is sometimes right."""
-    task = RunningSums(seed=1, n_labeled=32, n_unlabeled=16, n_heldout=16)
-    return pretrain(tmp_path_factory.mktemp("policy"), task, steps=150).path
-
-
-@pytest.fixture(scope="module")
-def sampling(policy: Path, tiny_critic: Path) -> Sampling:
-    return Sampling(str(policy), str(tiny_critic), n=N, max_tokens=16, engine="transformers", batch_size=24)
+def sampling(skilled_policy: Path, tiny_critic: Path) -> Sampling:
+    return Sampling(str(skilled_policy), str(tiny_critic), n=N, max_tokens=16, engine="transformers", batch_size=24)
 
 
 @pytest.fixture(scope="module")

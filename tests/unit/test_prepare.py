@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,7 @@ from tempo_verl.data.streams import WithoutAnswers
 from tempo_verl.data.templates import NAMES, load_template
 from tempo_verl.data.validation import check_disjoint, read_questions
 from tempo_verl.errors import UserError
-from tempo_verl.rewards import score
-
-DATA = Path(__file__).parents[3] / "shared/data"
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no benchmark files in {DATA}")
+from tempo_verl.rewards import check_ground_truth, score
 
 
 def jsonl(path: Path, rows: list[Any]) -> Path:
@@ -76,6 +74,12 @@ class Folder:
         for fragment in fragments:
             assert fragment in message
         assert {path.name for path in self.path.iterdir()} <= before
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that never comes to an end is given up after one second, not ten."""
+    monkeypatch.setattr("tempo_verl.data.prepare.check_ground_truth", partial(check_ground_truth, timeout=1))
 
 
 @pytest.fixture
@@ -372,11 +376,13 @@ BAD_ROWS = {
 }
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(("line", "reason"), BAD_ROWS.items(), ids=list(range(len(BAD_ROWS))))
 def test_a_bad_row_stops_with_its_place_and_a_remedy(folder: Folder, line: str, reason: str) -> None:
     folder.is_refused([*questions(1), line], f"a.jsonl line 2: {reason} (", "--bad-rows skip leaves such rows out")
 
 
+@pytest.mark.usefixtures("impatient")
 def test_bad_rows_are_left_out_counted_and_listed(folder: Folder) -> None:
     summary = folder.prepare([*questions(1), *BAD_ROWS, *questions(2)], bad_rows="skip")
     assert folder.numbers() == [1, 2]
@@ -387,6 +393,7 @@ def test_bad_rows_are_left_out_counted_and_listed(folder: Folder) -> None:
     assert summary.read == len(folder.rows()) + len(folder.skipped())
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     "answer",
     [TOWER, "{" * 4_000 + "1" + "}" * 4_000, r"\frac{1}" * 1_000, r"\sqrt" * 1_500, "(" * 5_000, "1e999999999"],
@@ -510,33 +517,47 @@ REAL = [
 ]
 
 
-@needs_data
-@pytest.mark.parametrize("guessed", [False, True], ids=["preset", "guessed"])
+# thousands of answers that several tests read: each is looked at once
+checked_once = lru_cache(maxsize=None)(check_ground_truth)
+
+
+@cache
+def gold_answer_is_right(truth: str, style: str) -> bool:
+    letter = re.match(r"\(([A-Z])\)", truth)
+    answer = letter[1] if letter and style == "choice" else truth
+    return score(f"So the answer is \\boxed{{{answer}}}.", truth, style).correct
+
+
 @pytest.mark.parametrize(("name", "preset", "read", "duplicates"), REAL, ids=[case[1] for case in REAL])
 def test_a_real_file_is_prepared_whole_and_its_gold_answers_are_right(
-    tmp_path: Path, name: str, preset: str, read: int, duplicates: int, guessed: bool
+    benchmarks: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    preset: str,
+    read: int,
+    duplicates: int,
 ) -> None:
-    out = tmp_path / "out.parquet"
-    summary = prepare(Settings((str(DATA / name),), out, "heldout", preset=None if guessed else preset))
-    assert (summary.read, sum(summary.skipped.values())) == (read, duplicates)
-    rows = pq.read_table(out).to_pylist()
-    assert len(rows) == read - duplicates
-    assert len(read_questions("data.val_files", str(out), needs_answers=True)) == len(rows)
-    wrong = []
-    for row in rows:
-        truth = row["reward_model"]["ground_truth"]
-        letter = re.match(r"\(([A-Z])\)", truth)
-        answer = letter[1] if letter and row["reward_model"]["style"] == "choice" else truth
-        if not score(f"So the answer is \\boxed{{{answer}}}.", **row["reward_model"]).correct:
-            wrong.append(truth)
-    assert wrong == []
+    monkeypatch.setattr("tempo_verl.data.prepare.check_ground_truth", checked_once)
+    for how, chosen in (("preset", preset), ("guessed", None)):
+        out = tmp_path / f"{how}.parquet"
+        summary = prepare(Settings((str(benchmarks / name),), out, "heldout", preset=chosen))
+        assert (summary.read, sum(summary.skipped.values())) == (read, duplicates), how
+        rows = pq.read_table(out).to_pylist()
+        assert len(rows) == read - duplicates, how
+        assert len(read_questions("data.val_files", str(out), needs_answers=True)) == len(rows), how
+        models = [row["reward_model"] for row in rows]
+        wrong = [one for one in models if not gold_answer_is_right(one["ground_truth"], one["style"])]
+        assert wrong == [], how
 
 
-@needs_data
-def test_real_sets_share_no_question_but_with_themselves(tmp_path: Path) -> None:
+def test_real_sets_share_no_question_but_with_themselves(
+    benchmarks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempo_verl.data.prepare.check_ground_truth", checked_once)
     first, second = tmp_path / "first.parquet", tmp_path / "second.parquet"
-    prepare(Settings((str(DATA / "aime2024.json"),), first, "labeled"))
-    summary = prepare(Settings((str(DATA / "math500.json"),), second, "unlabeled", against=(first,)))
+    prepare(Settings((str(benchmarks / "aime2024.json"),), first, "labeled"))
+    summary = prepare(Settings((str(benchmarks / "math500.json"),), second, "unlabeled", against=(first,)))
     assert summary.skipped == {}
     with pytest.raises(UserError, match=r"no rows left of 30 read \(30 overlap\)"):
-        prepare(Settings((str(DATA / "aime2024.json"),), tmp_path / "third.parquet", "heldout", against=(first,)))
+        prepare(Settings((str(benchmarks / "aime2024.json"),), tmp_path / "third.parquet", "heldout", against=(first,)))
