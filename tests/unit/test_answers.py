@@ -51,7 +51,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def sampling(skilled_policy: Path, tiny_critic: Path) -> Sampling:
-    return Sampling(str(skilled_policy), str(tiny_critic), n=N, max_tokens=16, engine="transformers")
+    return Sampling(str(skilled_policy), str(tiny_critic), n=N, max_tokens=16, engine="transformers", batch_size=64)
 
 
 # ---------------------------------------------------------------------- one question
@@ -109,6 +109,13 @@ def test_a_line_of_the_predictions(tmp_path: Path) -> None:
     write_predictions(out, [question()], [sample(0, "a"), sample(1, "b")])
     assert lines(out)[0]["votes"] == {"a": {"count": 1}, "b": {"count": 1}}
     assert (lines(out)[0]["basis"], lines(out)[0]["probability"]) == ("vote share", 0.5)
+
+
+def test_what_cannot_be_written_leaves_no_part_of_it(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OSError):
+        write_predictions(tmp_path / "out", [question()], [sample(0, "a")])
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 # ---------------------------------------------------------------------- calibration
