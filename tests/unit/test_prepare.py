@@ -19,6 +19,7 @@ from verl.trainer.ppo.utils import create_rl_dataset
 from tempo_verl.cli.main import app
 from tempo_verl.cli.main import main as tempo_verl_command
 from tempo_verl.data.prepare import SCHEMA, Settings, Summary, prepare
+from tempo_verl.data.sources import find_sources
 from tempo_verl.data.streams import WithoutAnswers
 from tempo_verl.data.templates import NAMES, load_template
 from tempo_verl.data.validation import check_disjoint, read_questions
@@ -436,6 +437,32 @@ def test_no_row_left(folder: Folder) -> None:
 def test_a_column_that_is_not_there(folder: Folder) -> None:
     columns = {"question": ("body",)}
     folder.is_refused(questions(1), "a.jsonl line 1: no column 'body' (found question, answer)", columns=columns)
+
+
+def test_two_columns_that_may_be_meant_are_told_with_how_to_choose(folder: Folder) -> None:
+    rows = [{"problem": f"{n}+1?", "prompt": f"{n}+2?", "answer": "1", "label": "2", "solution": "1"} for n in range(2)]
+    same = {"problem": "5+1?", "prompt": "5+1?", "answer": "6"}  # either may be taken
+    summary = folder.prepare([*rows, same], template="plain")
+    assert folder.prompts() == ["0+1?", "1+1?", "5+1?"]
+    assert summary.notes == [
+        "question is taken from problem; 2 rows have something else in prompt, which --question prompt would take",
+        "answer is taken from answer; 2 rows have something else in label, which --answer label would take",
+    ]
+    chosen = folder.prepare(rows, name="b", template="plain", columns={"question": ("prompt",), "answer": ("label",)})
+    assert (folder.prompts("b"), chosen.notes) == (["0+2?", "1+2?"], [])
+    told = [{"instruction": "Add.", "input": "1+1", "output": "x", "answer": "2"}]  # a passage is no other question
+    assert folder.prepare(told, name="c").notes == []
+
+
+def test_what_is_read_from_a_file_is_not_said_to_be_from_the_hub(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert folder.prepare(questions(1), preset="gsm8k").notes == []
+    local = find_sources([str(folder.path / "a.jsonl")])
+    monkeypatch.setattr("tempo_verl.data.prepare.find_sources", lambda sources, **options: local)  # for the hub's
+    told = prepare(Settings((), folder.path / "b.parquet", "labeled", preset="gsm8k"))
+    assert told.notes == ["from the hub, the training split; --hub-split test is the other"]
+    assert prepare(Settings((), folder.path / "c.parquet", "labeled", preset="gsm8k", hub_split="test")).notes == []
 
 
 # ---------------------------------------------------------------------- files that are there
