@@ -34,6 +34,9 @@ TOUR = [
 
 Compose = Callable[[Sequence[str]], "DictConfig"]
 
+# Published question files, which are no part of this repository; the tests that read them are skipped without.
+BENCHMARKS = Path(os.environ.get("TEMPO_BENCHMARK_FILES") or Path(__file__).parents[2] / "shared" / "data")
+
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
@@ -59,6 +62,22 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tempo_verl.tasks.pretrain import pretrain
 
     return pretrain(tmp_path_factory.mktemp("policy"), _running_sums(), steps=3, batch_size=16).path
+
+
+@pytest.fixture(scope="session")
+def skilled_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As ``tiny_policy``, after 150 steps: it knows the format and is sometimes right."""
+    from tempo_verl.tasks.pretrain import pretrain
+
+    return pretrain(tmp_path_factory.mktemp("skilled_policy"), _running_sums(), steps=150).path
+
+
+@pytest.fixture(scope="session")
+def benchmarks() -> Path:
+    """Folder of the published question files; ``TEMPO_BENCHMARK_FILES`` names another."""
+    if not BENCHMARKS.is_dir():
+        pytest.skip(f"no benchmark files in {BENCHMARKS}; TEMPO_BENCHMARK_FILES names their folder")
+    return BENCHMARKS
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from tempo_verl import __version__
 from tempo_verl.cli.evaluate import answer, evaluate
+from tempo_verl.cli.paths import output_folder
 from tempo_verl.cli.prepare import prepare
 from tempo_verl.errors import UserError
 
@@ -61,6 +62,7 @@ def train(
     tempo-verl train method=ppo tempo.labeled.files=labeled.parquet
     actor_rollout_ref.model.path=MODEL critic.model.path=MODEL trainer.save_freq=50
     """
+    output_folder("--run-dir", run_dir)
     from tempo_verl.launch import Run, run_training, write_run_info
 
     console = Console()
@@ -83,6 +85,7 @@ def quickstart(
     verbose: Annotated[bool, typer.Option(help="Show verl's own output instead of progress bars.")] = False,
 ) -> None:
     """Tiny task, tiny model, stage 0, TEMPO, evaluation and report: the whole method on a laptop CPU."""
+    output_folder("--run-dir", run_dir)
     from tempo_verl.quickstart import quickstart as run
 
     run(run_dir, seed=seed, fast=fast, console=Console(), verbose=verbose)
@@ -100,6 +103,7 @@ def report(
 
     Runs that differ in their seeds only are averaged: means, standard deviations, and what differs between the others.
     """
+    output_folder("--out", out or (runs[0] if len(runs) == 1 else Path("report")))
     from tempo_verl.report import build_comparison, print_comparison
 
     console = Console()

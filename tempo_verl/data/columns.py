@@ -98,6 +98,17 @@ class Columns:
                 return name, value
         return None, None
 
+    def others(self, fields: dict[str, Any], role: str, taken: str) -> list[str]:
+        """Columns of a role that hold something else than the one ``taken``; none where the user named the role.
+
+        A worked solution beside an answer is no other answer.
+        """
+        if role in self.named:
+            return []
+        value = _lookup(fields, taken)[1]
+        found = {name: _lookup(fields, name)[1] for name in getattr(self, role) if name not in (taken, "solution")}
+        return [name for name, other in found.items() if not _is_missing(other) and other != value]
+
 
 @dataclass(frozen=True)
 class Question:

@@ -139,6 +139,8 @@ def prepare(settings: Settings) -> Summary:
             raise UserError(f"--out {path}: is the source itself; give another file")
     builder = _Builder(settings, chosen)
     summary = builder.summary
+    if chosen and chosen.hub_note and not (settings.sources or settings.hub_config or settings.hub_split):
+        summary.notes.append(chosen.hub_note)
     with ExitStack() as stack:
         outputs = _Outputs(stack)
         skipped = outputs.open(_beside(settings.out, ".skipped.jsonl"))
@@ -186,6 +188,9 @@ class _Builder:
         self._seen: dict[str, tuple[str, str | None]] = {}
         self._ids: Counter[str] = Counter()
         self._monitoring: Counter[str] = Counter()
+        # (role, column taken, another that holds something else): rows; a preset knows which one is meant
+        self._candidates: Counter[tuple[str, str, str]] = Counter()
+        self._guesses = chosen is None
         self._tokens = _token_counter(settings)
         if self._template and self._template != "keep":
             self._templates(self._template)
@@ -231,6 +236,8 @@ class _Builder:
         if identity is not None:
             self._ids[str(identity)] += 1
         self._count(question, column, style, truth)
+        if self._guesses:
+            self._count_candidates(record.fields, question, column)
         self._seen[self._dedup_key(question, digest)] = (record.location, truth)
         return {
             "data_source": self._data_source,
@@ -309,8 +316,20 @@ class _Builder:
                 self.summary.columns.setdefault(role, Counter())[name] += 1
         self.summary.verifiers[style] += 1
 
+    def _count_candidates(self, fields: dict[str, Any], question: Question, answer: str | None) -> None:
+        passage, _ = self._columns.find(fields, "passage", besides=question.column)
+        for role, taken in (("question", question.column), ("answer", answer)):
+            for other in self._columns.others(fields, role, taken) if taken else ():
+                if other not in (passage, question.column):
+                    self._candidates[role, taken, other] += 1
+
     def _take_notes(self) -> None:
         notes = self.summary.notes
+        for (role, taken, other), count in self._candidates.items():
+            notes.append(
+                f"{role} is taken from {taken}; {count} rows have something else in {other}, "
+                f"which --{role} {other} would take"
+            )
         answers = sum(self.summary.columns.get("answer", Counter()).values())
         if NO_ANSWERS in (self._settings.kind, self._settings.rest_as) and answers:
             names = ", ".join(self.summary.columns["answer"])

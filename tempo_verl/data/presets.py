@@ -27,7 +27,7 @@ class Preset:
             left out is guessed.
         strip: regular expressions for what to take away from the published question.
         template, verifier, ability: as the options of ``tempo-verl prepare``; ``None`` for its default.
-        note: what its user should know.
+        note: what its user should know; ``hub_note`` only where it was read from the hub, as written here.
     """
 
     hub: tuple[str, ...]
@@ -45,6 +45,7 @@ class Preset:
     verifier: str = "auto"
     ability: str | None = None
     note: str | None = None
+    hub_note: str | None = None
 
 
 @lru_cache

@@ -165,7 +165,9 @@ def read_rows(field: str, path: str, needs_answers: bool) -> list[dict[str, Any]
     if not os.path.isfile(path):
         raise UserError(f"{field}={path}: no such file; check the path")
     if not path.endswith((".parquet", ".json", ".jsonl")):
-        raise UserError(f"{field}={path}: not a .parquet, .json or .jsonl file")
+        raise UserError(
+            f"{field}={path}: not a .parquet, .json or .jsonl file; tempo-verl prepare makes one of CSV and others"
+        )
     try:
         table = pyarrow.parquet.read_table(path) if path.endswith(".parquet") else pyarrow.json.read_json(path)
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -174,7 +176,8 @@ def read_rows(field: str, path: str, needs_answers: bool) -> list[dict[str, Any]
         if column not in table.column_names:
             raise UserError(
                 f"{field}={path}: no column {column!r} (found {', '.join(table.column_names) or 'none'}); "
-                "verl reads prompt, data_source, reward_model.ground_truth and extra_info"
+                "verl reads prompt, data_source, reward_model.ground_truth and extra_info; "
+                f"tempo-verl prepare {path} --out NEW.parquet --as KIND makes them of a question and an answer"
             )
     wanted = ("prompt", "data_source", "reward_model", "extra_info")
     return table.select([name for name in wanted if name in table.column_names]).to_pylist()

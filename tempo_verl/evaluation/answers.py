@@ -19,7 +19,7 @@ from tempo_verl.errors import UserError
 from tempo_verl.evaluation.draw import Sampler
 from tempo_verl.evaluation.engines import Sampling
 from tempo_verl.evaluation.questions import Question, digest, load_questions, spread
-from tempo_verl.evaluation.samples import Sample, read_samples, write_whole
+from tempo_verl.evaluation.samples import Sample, read_samples, sample_folders, write_whole
 from tempo_verl.evaluation.summary import by_question, values_of
 
 # Settings that labelled samples must share with those they calibrate.
@@ -209,7 +209,10 @@ def answer(
     limit: int | None = None,
     labeled_limit: int = 256,
 ) -> list[str]:
-    """Sample the questions, vote, and write ``out``; the samples are kept beside it, in ``*.samples``.
+    """Sample the questions, vote, and write ``out``.
+
+    The samples stay beside it, in ``*.samples`` and ``*.labeled``: the same call goes on from them after an
+    interruption, and draws none where all are there.
 
     Args:
         files: the questions; a ground truth in them is taken away as they are read.
@@ -236,9 +239,10 @@ def answer(
         known = load_questions("--labeled", labeled, with_answers=True)
         known = [known[row] for row in spread(len(known), labeled_limit)]
     sampler = Sampler(sampling, console)
-    samples = sampler.draw(questions, files, out.with_suffix(".samples"), "sampling the questions")
+    own, other = sample_folders(out)
+    samples = sampler.draw(questions, files, own, "sampling the questions")
     if known:
-        rollouts = sampler.draw(known, labeled, out.with_suffix(".labeled"), "sampling labelled questions")
+        rollouts = sampler.draw(known, labeled, other, "sampling labelled questions")
     return write_predictions(out, questions, samples, rollouts)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from tempo_verl.errors import UserError
 from tempo_verl.evaluation.critic import Critic, check_critic
@@ -80,6 +81,9 @@ class Sampler:
             _Task(question, prompts[question.index], number, sample_seed(self.sampling.seed, question.index, number))
             for question, number in missing
         ]
+        if store.samples:
+            there = f"{title}: {len(store.samples)} samples are in {store.folder} already, {len(tasks)} are missing"
+            self.console.print(Text(there), soft_wrap=True)
         store.create()
         columns = (
             TextColumn("{task.description}"),

@@ -32,7 +32,7 @@ class Sampling:
         final_value: which value of a response, see ``algo.advantage.final_value``.
         chat_template_kwargs: verl's ``data.apply_chat_template_kwargs``.
         trust_remote_code: as in transformers.
-        batch_size: samples drawn at a time and then written; None is the engine's own.
+        batch_size: samples drawn at a time and then written; None is the engine's own: what a kill may cost.
         tensor_parallel: accelerators that share the model, vLLM only.
     """
 
@@ -132,7 +132,7 @@ class TransformersEngine:
         from transformers import AutoModelForCausalLM
 
         device, dtype = device_and_dtype()
-        self.batch_size = sampling.batch_size or 64
+        self.batch_size = sampling.batch_size or (16 if device.type == "cpu" else 64)
         self._sampling, self._tokenizer = sampling, tokenizer
         self._model = AutoModelForCausalLM.from_pretrained(
             sampling.model,

@@ -96,6 +96,19 @@ class SampleStore:
         self.samples |= {(sample.index, sample.sample): sample for sample in samples}
 
 
+def sample_folders(out: Path) -> tuple[Path, Path]:
+    """Where ``tempo-verl answer`` keeps its samples of the questions and of the labelled ones: beside ``out``.
+
+    Raises:
+        UserError: a file is in the way of one, or is to be ``out`` itself.
+    """
+    folders = out.with_suffix(".samples"), out.with_suffix(".labeled")
+    for folder in folders:
+        if folder == out or (folder.exists() and not folder.is_dir()):
+            raise UserError(f"--out={out}: its samples are kept in the folder {folder}; name a file unlike that")
+    return folders
+
+
 def read_samples(folder: Path) -> tuple[dict[str, Any], list[Sample]]:
     """Settings and samples of a finished evaluation.
 
@@ -126,8 +139,11 @@ def read_settings(folder: Path) -> dict[str, Any]:
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that a kill leaves the old one or the new one, not a part."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)  # there only if that failed
 
 
 def _read(path: Path) -> Iterable[Sample]:

@@ -6,7 +6,8 @@ A dataset row chooses its verifier by ``reward_model.style``, or by ``data_sourc
 - ``math``: Math-Verify; ``choice``: letter or text of an option; ``text``: normalised; ``exact``: as it is;
   ``number``: with a tolerance; ``grid``: a table as JSON;
 - ``module:function``: a user's own, called in a child process as ``function(response, ground_truth)`` for a pair
-  ``(correct, answer)``, with ``ground_truth=None`` where only the answer is wanted.
+  ``(correct, answer)``, with ``ground_truth=None`` where only the answer is wanted. The import of its module is no part
+  of its time limit, so what is slow to import stands at the top of the module.
 """
 
 from __future__ import annotations

@@ -45,7 +45,8 @@ class Workers:
 
         Args:
             function: importable ``module:function``; arguments and result must pickle.
-            timeout: seconds the call may take, from when a child begins it.
+            timeout: seconds the call itself may take. Waiting for a child, starting it and importing the module do not
+                count: they are the machine's time, not the response's.
 
         Raises:
             VerifierFailure: it took longer, its process died, or it raised.
@@ -86,7 +87,8 @@ class _Worker:
         try:
             self._connection.send(job)
             if not self._connection.poll(timeout):
-                raise VerifierFailure("timeout", f"{job[0]} took longer than {timeout:g} s")
+                what = job[0] if job[1] is not None else f"importing {job[0]}"
+                raise VerifierFailure("timeout", f"{what} took longer than {timeout:g} s")
             succeeded, result = self._connection.recv()
         except (EOFError, OSError) as error:
             raise VerifierFailure("crash", f"the process of {job[0]} died") from error

@@ -25,12 +25,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+if TYPE_CHECKING:  # a verifier's child process imports this module: what `verify` does not need is imported where it is
+    from transformers import PreTrainedTokenizerFast
 
 Kind = Literal["easy", "H_L", "H_U"]
 Variant = Literal["B", "W0"]
@@ -237,6 +235,9 @@ def write_parquet(path: str | Path, rows: list[tuple[str, str]], split: str, dat
         split: stored in ``extra_info.split``.
         data_source: the name verl reports metrics under; default ``running_sums/<split>``.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     table = pa.Table.from_pylist(
         [
             {
@@ -258,6 +259,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
     verl's chat handling for Qwen encodes a newline at start-up and expects one token, hence no error for unknown ones.
     """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     backend = Tokenizer(models.WordLevel({token: index for index, token in enumerate(VOCABULARY)}, unk_token=PAD))
     backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     backend.decoder = decoders.Fuse()

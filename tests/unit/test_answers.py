@@ -26,8 +26,6 @@ from tempo_verl.evaluation.engines import Sampling
 from tempo_verl.evaluation.evaluate import evaluate
 from tempo_verl.evaluation.questions import Question
 from tempo_verl.evaluation.samples import Sample
-from tempo_verl.tasks.pretrain import pretrain
-from tempo_verl.tasks.running_sums import RunningSums
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 N = 4
@@ -52,10 +50,8 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def sampling(tmp_path_factory: pytest.TempPathFactory, tiny_critic: Path) -> Sampling:
-    task = RunningSums(seed=1, n_labeled=32, n_unlabeled=16, n_heldout=16)
-    policy = pretrain(tmp_path_factory.mktemp("policy"), task, steps=150).path
-    return Sampling(str(policy), str(tiny_critic), n=N, max_tokens=16, engine="transformers")
+def sampling(skilled_policy: Path, tiny_critic: Path) -> Sampling:
+    return Sampling(str(skilled_policy), str(tiny_critic), n=N, max_tokens=16, engine="transformers", batch_size=64)
 
 
 # ---------------------------------------------------------------------- one question
@@ -113,6 +109,13 @@ def test_a_line_of_the_predictions(tmp_path: Path) -> None:
     write_predictions(out, [question()], [sample(0, "a"), sample(1, "b")])
     assert lines(out)[0]["votes"] == {"a": {"count": 1}, "b": {"count": 1}}
     assert (lines(out)[0]["basis"], lines(out)[0]["probability"]) == ("vote share", 0.5)
+
+
+def test_what_cannot_be_written_leaves_no_part_of_it(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OSError):
+        write_predictions(tmp_path / "out", [question()], [sample(0, "a")])
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 # ---------------------------------------------------------------------- calibration

@@ -27,26 +27,18 @@ from tempo_verl.cli.main import main as tempo_verl_command
 from tempo_verl.data.validation import read_questions
 from tempo_verl.errors import UserError
 from tempo_verl.evaluation.draw import sample_seed
-from tempo_verl.evaluation.engines import Sampling
+from tempo_verl.evaluation.engines import Sampling, TransformersEngine
 from tempo_verl.evaluation.evaluate import evaluate
 from tempo_verl.evaluation.questions import Question, aligned, load_questions, prompt_ids, spread
-from tempo_verl.tasks.pretrain import pretrain
-from tempo_verl.tasks.running_sums import RunningSums, solve
+from tempo_verl.tasks.running_sums import solve
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 N = 4
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A policy that knows the format and is sometimes right."""
-    task = RunningSums(seed=1, n_labeled=32, n_unlabeled=16, n_heldout=16)
-    return pretrain(tmp_path_factory.mktemp("policy"), task, steps=150).path
-
-
-@pytest.fixture(scope="module")
-def sampling(policy: Path, tiny_critic: Path) -> Sampling:
-    return Sampling(str(policy), str(tiny_critic), n=N, max_tokens=16, engine="transformers", batch_size=24)
+def sampling(skilled_policy: Path, tiny_critic: Path) -> Sampling:
+    return Sampling(str(skilled_policy), str(tiny_critic), n=N, max_tokens=16, engine="transformers", batch_size=24)
 
 
 @pytest.fixture(scope="module")
@@ -327,6 +319,30 @@ def test_a_killed_evaluation_goes_on(done: Path, sampling: Sampling, files: list
     assert results(folder)["overall"]["measures"]["avg@4"] == results(done)["overall"]["measures"]["avg@4"]
 
 
+def test_samples_are_saved_as_they_are_drawn(
+    sampling: Sampling, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = replace(sampling, batch_size=None)  # its own: few enough that little is lost
+    draw, batches = TransformersEngine.generate, []
+
+    def dies_in_the_second_batch(self, prompts, seeds):
+        batches.append(len(prompts))
+        if len(batches) == 2:
+            raise MemoryError
+        return draw(self, prompts, seeds)
+
+    monkeypatch.setattr(TransformersEngine, "generate", dies_in_the_second_batch)
+    with pytest.raises(MemoryError):
+        evaluate(engine, files, tmp_path, quiet())
+    assert len(rows(tmp_path)) == batches[0] == (64 if torch.cuda.is_available() else 16)
+    console = quiet()
+    evaluate(engine, files, tmp_path, console)
+    assert (
+        f"{batches[0]} samples are in {tmp_path} already, {32 * N - batches[0]} are missing" in console.file.getvalue()
+    )
+    assert len(rows(tmp_path)) == sum(batches) - batches[1] == 32 * N
+
+
 def test_a_finished_evaluation_needs_no_model(done: Path, files: list[Path], sampling: Sampling, tmp_path: Path):
     folder = tmp_path / "out"
     shutil.copytree(done, folder)
@@ -372,6 +388,13 @@ def test_mistakes_are_told_before_anything_is_drawn(
     refused("--k=8: pass@k and maj@k need 1 <= k <= n; use a k of at most 4", sampling, files, out, ks=[1, 8])
     refused("--k=0", sampling, files, out, ks=[0])
     refused("--data=.*: no such file", sampling, [tmp_path / "nowhere.parquet"], out)
+    plain = tmp_path / "plain.jsonl"
+    plain.write_text('{"question": "1+1=", "answer": "2"}\n')
+    refused(
+        "no column 'prompt' .*; tempo-verl prepare .*plain.jsonl --out NEW.parquet --as KIND", sampling, [plain], out
+    )
+    (tmp_path / "plain.csv").write_text("question,answer\n1+1=,2\n")
+    refused("not a .parquet, .json or .jsonl file; tempo-verl prepare", sampling, [tmp_path / "plain.csv"], out)
     refused("cannot be read.*give a Hugging Face model", replace(sampling, model=str(tmp_path / "m")), files, out)
     refused("more than --max-prompt-tokens=5; raise it", replace(sampling, max_prompt_tokens=5), files, out)
     refused("set it to at most 24[0-9]", replace(sampling, max_tokens=250), files, out)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,12 @@ from verl.trainer.ppo.utils import create_rl_dataset
 from tempo_verl.cli.main import app
 from tempo_verl.cli.main import main as tempo_verl_command
 from tempo_verl.data.prepare import SCHEMA, Settings, Summary, prepare
+from tempo_verl.data.sources import find_sources
 from tempo_verl.data.streams import WithoutAnswers
 from tempo_verl.data.templates import NAMES, load_template
 from tempo_verl.data.validation import check_disjoint, read_questions
 from tempo_verl.errors import UserError
-from tempo_verl.rewards import score
-
-DATA = Path(__file__).parents[3] / "shared/data"
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no benchmark files in {DATA}")
+from tempo_verl.rewards import check_ground_truth, score
 
 
 def jsonl(path: Path, rows: list[Any]) -> Path:
@@ -76,6 +75,12 @@ class Folder:
         for fragment in fragments:
             assert fragment in message
         assert {path.name for path in self.path.iterdir()} <= before
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that never comes to an end is given up after one second, not ten."""
+    monkeypatch.setattr("tempo_verl.data.prepare.check_ground_truth", partial(check_ground_truth, timeout=1))
 
 
 @pytest.fixture
@@ -372,11 +377,13 @@ BAD_ROWS = {
 }
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(("line", "reason"), BAD_ROWS.items(), ids=list(range(len(BAD_ROWS))))
 def test_a_bad_row_stops_with_its_place_and_a_remedy(folder: Folder, line: str, reason: str) -> None:
     folder.is_refused([*questions(1), line], f"a.jsonl line 2: {reason} (", "--bad-rows skip leaves such rows out")
 
 
+@pytest.mark.usefixtures("impatient")
 def test_bad_rows_are_left_out_counted_and_listed(folder: Folder) -> None:
     summary = folder.prepare([*questions(1), *BAD_ROWS, *questions(2)], bad_rows="skip")
     assert folder.numbers() == [1, 2]
@@ -387,6 +394,7 @@ def test_bad_rows_are_left_out_counted_and_listed(folder: Folder) -> None:
     assert summary.read == len(folder.rows()) + len(folder.skipped())
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     "answer",
     [TOWER, "{" * 4_000 + "1" + "}" * 4_000, r"\frac{1}" * 1_000, r"\sqrt" * 1_500, "(" * 5_000, "1e999999999"],
@@ -429,6 +437,32 @@ def test_no_row_left(folder: Folder) -> None:
 def test_a_column_that_is_not_there(folder: Folder) -> None:
     columns = {"question": ("body",)}
     folder.is_refused(questions(1), "a.jsonl line 1: no column 'body' (found question, answer)", columns=columns)
+
+
+def test_two_columns_that_may_be_meant_are_told_with_how_to_choose(folder: Folder) -> None:
+    rows = [{"problem": f"{n}+1?", "prompt": f"{n}+2?", "answer": "1", "label": "2", "solution": "1"} for n in range(2)]
+    same = {"problem": "5+1?", "prompt": "5+1?", "answer": "6"}  # either may be taken
+    summary = folder.prepare([*rows, same], template="plain")
+    assert folder.prompts() == ["0+1?", "1+1?", "5+1?"]
+    assert summary.notes == [
+        "question is taken from problem; 2 rows have something else in prompt, which --question prompt would take",
+        "answer is taken from answer; 2 rows have something else in label, which --answer label would take",
+    ]
+    chosen = folder.prepare(rows, name="b", template="plain", columns={"question": ("prompt",), "answer": ("label",)})
+    assert (folder.prompts("b"), chosen.notes) == (["0+2?", "1+2?"], [])
+    told = [{"instruction": "Add.", "input": "1+1", "output": "x", "answer": "2"}]  # a passage is no other question
+    assert folder.prepare(told, name="c").notes == []
+
+
+def test_what_is_read_from_a_file_is_not_said_to_be_from_the_hub(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert folder.prepare(questions(1), preset="gsm8k").notes == []
+    local = find_sources([str(folder.path / "a.jsonl")])
+    monkeypatch.setattr("tempo_verl.data.prepare.find_sources", lambda sources, **options: local)  # for the hub's
+    told = prepare(Settings((), folder.path / "b.parquet", "labeled", preset="gsm8k"))
+    assert told.notes == ["from the hub, the training split; --hub-split test is the other"]
+    assert prepare(Settings((), folder.path / "c.parquet", "labeled", preset="gsm8k", hub_split="test")).notes == []
 
 
 # ---------------------------------------------------------------------- files that are there
@@ -510,33 +544,47 @@ REAL = [
 ]
 
 
-@needs_data
-@pytest.mark.parametrize("guessed", [False, True], ids=["preset", "guessed"])
+# thousands of answers that several tests read: each is looked at once
+checked_once = lru_cache(maxsize=None)(check_ground_truth)
+
+
+@cache
+def gold_answer_is_right(truth: str, style: str) -> bool:
+    letter = re.match(r"\(([A-Z])\)", truth)
+    answer = letter[1] if letter and style == "choice" else truth
+    return score(f"So the answer is \\boxed{{{answer}}}.", truth, style).correct
+
+
 @pytest.mark.parametrize(("name", "preset", "read", "duplicates"), REAL, ids=[case[1] for case in REAL])
 def test_a_real_file_is_prepared_whole_and_its_gold_answers_are_right(
-    tmp_path: Path, name: str, preset: str, read: int, duplicates: int, guessed: bool
+    benchmarks: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    preset: str,
+    read: int,
+    duplicates: int,
 ) -> None:
-    out = tmp_path / "out.parquet"
-    summary = prepare(Settings((str(DATA / name),), out, "heldout", preset=None if guessed else preset))
-    assert (summary.read, sum(summary.skipped.values())) == (read, duplicates)
-    rows = pq.read_table(out).to_pylist()
-    assert len(rows) == read - duplicates
-    assert len(read_questions("data.val_files", str(out), needs_answers=True)) == len(rows)
-    wrong = []
-    for row in rows:
-        truth = row["reward_model"]["ground_truth"]
-        letter = re.match(r"\(([A-Z])\)", truth)
-        answer = letter[1] if letter and row["reward_model"]["style"] == "choice" else truth
-        if not score(f"So the answer is \\boxed{{{answer}}}.", **row["reward_model"]).correct:
-            wrong.append(truth)
-    assert wrong == []
+    monkeypatch.setattr("tempo_verl.data.prepare.check_ground_truth", checked_once)
+    for how, chosen in (("preset", preset), ("guessed", None)):
+        out = tmp_path / f"{how}.parquet"
+        summary = prepare(Settings((str(benchmarks / name),), out, "heldout", preset=chosen))
+        assert (summary.read, sum(summary.skipped.values())) == (read, duplicates), how
+        rows = pq.read_table(out).to_pylist()
+        assert len(rows) == read - duplicates, how
+        assert len(read_questions("data.val_files", str(out), needs_answers=True)) == len(rows), how
+        models = [row["reward_model"] for row in rows]
+        wrong = [one for one in models if not gold_answer_is_right(one["ground_truth"], one["style"])]
+        assert wrong == [], how
 
 
-@needs_data
-def test_real_sets_share_no_question_but_with_themselves(tmp_path: Path) -> None:
+def test_real_sets_share_no_question_but_with_themselves(
+    benchmarks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempo_verl.data.prepare.check_ground_truth", checked_once)
     first, second = tmp_path / "first.parquet", tmp_path / "second.parquet"
-    prepare(Settings((str(DATA / "aime2024.json"),), first, "labeled"))
-    summary = prepare(Settings((str(DATA / "math500.json"),), second, "unlabeled", against=(first,)))
+    prepare(Settings((str(benchmarks / "aime2024.json"),), first, "labeled"))
+    summary = prepare(Settings((str(benchmarks / "math500.json"),), second, "unlabeled", against=(first,)))
     assert summary.skipped == {}
     with pytest.raises(UserError, match=r"no rows left of 30 read \(30 overlap\)"):
-        prepare(Settings((str(DATA / "aime2024.json"),), tmp_path / "third.parquet", "heldout", against=(first,)))
+        prepare(Settings((str(benchmarks / "aime2024.json"),), tmp_path / "third.parquet", "heldout", against=(first,)))

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tempo_verl.rewards import score
+from tempo_verl.rewards import Score, check_ground_truth, process, score
 from tempo_verl.rewards.process import PROCESSES, VerifierFailure, Workers
 
 HERE = __name__
@@ -147,13 +147,12 @@ def test_many_threads_share_a_few_children() -> None:
 
 def test_one_that_hangs_holds_nobody_else_up() -> None:
     pool = Workers(2)
-    pool.call(f"{HERE}:echo", timeout=10)
-    with ThreadPoolExecutor(1) as thread:
-        hanging = thread.submit(pool.call, f"{HERE}:hang", 60, timeout=3)
-        started = time.monotonic()
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda _: pool.call(f"{HERE}:hang", 0.2, timeout=10), range(2)))  # both children are there
+        hanging = threads.submit(pool.call, f"{HERE}:hang", 60, timeout=1.5)
         for number in range(20):
             assert pool.call(f"{HERE}:echo", number, timeout=10)[1] == (number,)
-        assert time.monotonic() - started < 3
+        assert not hanging.done()
         assert isinstance(hanging.exception(), VerifierFailure)
 
 
@@ -161,6 +160,35 @@ def test_waiting_for_a_child_is_not_a_verifiers_own_time(pool: Workers) -> None:
     with ThreadPoolExecutor(4) as threads:  # the last waits for three others, and for the child's start
         calls = [threads.submit(pool.call, f"{HERE}:hang", 0.4, timeout=1) for _ in range(4)]
         assert [call.result() for call in calls] == [None] * 4
+
+
+SLOW_START = """
+import importlib.abc, sys, time
+
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name in ("math_verify", "slow_verifier"):
+            time.sleep(1.2)
+
+sys.meta_path.insert(0, Slow())
+time.sleep(0.6)
+"""
+
+
+def test_starting_a_child_and_importing_a_verifier_are_not_its_own_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SLOW_START)  # every interpreter with this on its path starts late
+    (tmp_path / "slow_verifier.py").write_text("def judge(response, truth):\n    return response == truth, response\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(process, "_shared", Workers(1))
+    started = time.monotonic()
+    assert score("5", "5", "slow_verifier:judge", timeout=1).error is None
+    assert time.monotonic() - started > 1.8  # both were slow indeed
+    started = time.monotonic()
+    assert check_ground_truth(r"\frac{1}{2}", timeout=1) is None
+    assert time.monotonic() - started > 1.2
+    assert score(r"\boxed{\frac{2}{4}}", r"\frac{1}{2}", timeout=1) == Score(True, r"\frac{2}{4}", formatted=True)
 
 
 # ---------------------------------------------------------------------- through score

@@ -13,9 +13,6 @@ import pytest
 from tempo_verl.errors import UserError
 from tempo_verl.rewards import check_ground_truth, extract, score
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
-
-
 # ---------------------------------------------------------------------- choice
 
 
@@ -298,10 +295,9 @@ def test_no_response_holds_a_verifier_up(style: str, unit: str) -> None:
 # ---------------------------------------------------------------------- published files
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the published data sets are not on this machine")
 @pytest.mark.parametrize("task", ["boolean_expressions", "logical_deduction_three_objects", "object_counting"])
-def test_big_bench_hard(task: str) -> None:
-    truths = [example["target"] for example in json.loads((DATA / f"bbh/{task}.json").read_text())["examples"]]
+def test_big_bench_hard(benchmarks: Path, task: str) -> None:
+    truths = [example["target"] for example in json.loads((benchmarks / f"bbh/{task}.json").read_text())["examples"]]
     for truth in truths:
         for response in (
             truth,
@@ -314,10 +310,9 @@ def test_big_bench_hard(task: str) -> None:
     assert not score(f"So the answer is {wrong}.", truths[0], "text").correct
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the published data sets are not on this machine")
 @pytest.mark.parametrize("task", ["aqua-rat", "lsat-ar"])
-def test_agieval(task: str) -> None:
-    rows = [json.loads(line) for line in (DATA / f"agieval/{task}.jsonl").read_text().splitlines()]
+def test_agieval(benchmarks: Path, task: str) -> None:
+    rows = [json.loads(line) for line in (benchmarks / f"agieval/{task}.jsonl").read_text().splitlines()]
     assert len(rows) > 200
     for row in rows:
         label, options = row["label"], row["options"]
