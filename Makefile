@@ -5,25 +5,35 @@
 PYTHON ?= python3
 # passed on to `tempo-verl quickstart` or pytest
 ARGS ?=
+# test processes at a time
+WORKERS ?= 2
 
 BIN := .venv/bin
 CONSTRAINTS := constraints/cpu.txt
 INSTALLED := .venv/.installed
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: quickstart test lint format setup clean help
+.PHONY: quickstart test test-all docs lint format setup clean help
 
 # nothing here is to reach for a model hub or a tracking server
-quickstart test: export HF_HUB_OFFLINE = 1
-quickstart test: export WANDB_MODE = offline
+quickstart test test-all: export HF_HUB_OFFLINE = 1
+quickstart test test-all: export WANDB_MODE = offline
 
 quickstart: $(INSTALLED) ## tiny task, stage 0, TEMPO, evaluation and report on a CPU (ARGS=--fast: a few rounds only)
 	@$(BIN)/tempo-verl quickstart $(ARGS)
 
-test: $(INSTALLED) ## all tests that need no accelerator (ARGS=tests/unit: only those)
-	@$(BIN)/python -m pytest -m "not vllm and not gpu" $(ARGS)
+test: $(INSTALLED) ## the tests (ARGS=tests/unit: only those; WORKERS=1: one after the other)
+	@$(PYTEST) -m "not slow and not vllm and not gpu" $(ARGS)
+
+test-all: $(INSTALLED) ## all tests that need no accelerator: the miniature, every recipe, reports in a browser as well
+	@$(PYTEST) -m "not vllm and not gpu" $(ARGS)
+
+docs: $(INSTALLED) ## the documentation site, in build/docs
+	@$(PIP_INSTALL) -e '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -f docs/site/mkdocs.yml
 
 lint: $(INSTALLED) ## ruff (rules and format) and mypy
 	@$(BIN)/ruff check

@@ -38,6 +38,26 @@ Compose = Callable[[Sequence[str]], "DictConfig"]
 BENCHMARKS = Path(os.environ.get("TEMPO_BENCHMARK_FILES") or Path(__file__).parents[2] / "shared" / "data")
 
 
+# Tests that share processes come first, the longest group at the head: two workers then end at about the same time.
+GROUPS = ("tour", "chain", "two_ranks")
+_open: list[Tour] = []
+
+
+def _group(item: pytest.Item) -> str | None:
+    marker = item.get_closest_marker("xdist_group")
+    return None if marker is None else marker.args[0]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: GROUPS.index(group) if (group := _group(item)) in GROUPS else len(GROUPS))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A process has one Ray cluster at a time: the tour ends before another test begins."""
+    if _open and _group(item) != "tour":
+        _open.pop().close()
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     random.seed(0)
@@ -107,8 +127,10 @@ def tour(tmp_path_factory: pytest.TempPathFactory, compose: Compose, able_policy
     models = [f"actor_rollout_ref.model.path='{able_policy}'", f"critic.model.path='{critic}'"]
     session = Tour(compose([*models, *TOUR]), folder)
     session.models = models
+    _open.append(session)
     yield session
-    session.close()
+    if _open:
+        _open.pop().close()
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-import transfer_queue as tq
 from tensordict import NonTensorData, NonTensorStack, TensorDict
 from torch.nn.utils.rnn import pad_sequence
 from verl import DataProto
@@ -28,6 +27,7 @@ from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token
 
 from tempo_verl.backends.replica import server_name
 from tempo_verl.errors import UserError
+from tempo_verl.trainer.batch import put
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class BatchRolloutManager:
         except Exception:  # told by the status: the trainer stops when samples are missing; the reason is in the log
             logger.exception("rollout of %d prompts failed", len(rows))
             status = "failure"
-        tq.kv_batch_put(keys=uids, partition_id=partition, tags=[{"status": status} for _ in uids])
+        put(partition, uids, [{"status": status} for _ in uids])
 
     def _generate(self, rows: list[dict[str, Any]], validate: bool) -> list[tuple[dict[str, Any], AgentLoopOutput]]:
         """n samples a prompt, as (row with its ``session_id``, output) pairs."""
@@ -90,7 +90,11 @@ class BatchRolloutManager:
                     "set actor_rollout_ref.rollout.agent.agent_loop_manager_class=null"
                 )
             n = int(row.pop("__rollout_n__", options.n))
-            prompt = self.chat.build_initial_tokens(list(row["raw_prompt"]))[-self.rollout.prompt_length :]
+            prompt = self.chat.build_initial_tokens(list(row["raw_prompt"]))
+            if len(prompt) > self.rollout.prompt_length:
+                raise UserError(
+                    f"a prompt has {len(prompt)} tokens, more than data.max_prompt_length={self.rollout.prompt_length}"
+                )
             requests += [row | {"session_id": session} for session in range(n)]
             prompts += repeat(prompt, n)
         # Neighbours (samples of one prompt) go to different replicas; a prompt meets the same replicas every time.
@@ -147,7 +151,7 @@ class BatchRolloutManager:
                     "max_global_steps": output.extra_fields["max_global_steps"],
                 }
             )
-        tq.kv_batch_put(keys=keys, fields=list_of_dict_to_tensordict(fields), tags=tags, partition_id=partition)
+        put(partition, keys, tags, list_of_dict_to_tensordict(fields))
 
 
 def _row(prompts: TensorDict, index: int) -> dict[str, Any]:

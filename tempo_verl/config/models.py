@@ -10,8 +10,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from tempo_verl.compat import missing_head_message
+from tempo_verl.config.files import check_questions
 from tempo_verl.data.validation import Questions
 from tempo_verl.errors import UserError
+from tempo_verl.methods import Method
 from tempo_verl.models import missing_value_head
 
 # A model may have a few more ids than its tokenizer (padding; 2.3 % in the DeepSeek LLM family), never fewer.
@@ -98,9 +100,9 @@ def _check_positions(config: DictConfig, field: str, model: Path) -> None:
 
 
 def check_prompts(config: DictConfig, questions: dict[str, Questions]) -> None:
-    """Every prompt must fit ``data.max_prompt_length``: verl and our rollout cut its start away without a word.
+    """Every prompt must fit ``data.max_prompt_length``: verl's rollouts cut its start away without a word.
 
-    A policy that is not a local directory is left to the trainer, which has its tokenizer before a model is loaded.
+    A policy that is not a local directory is left to :func:`check_fetched`.
 
     Args:
         questions: by the field that names their files.
@@ -108,16 +110,31 @@ def check_prompts(config: DictConfig, questions: dict[str, Questions]) -> None:
     Raises:
         UserError: no chat template, or longer prompts: how many, and the longest.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoTokenizer
 
     options = config.actor_rollout_ref.model
     if not Path(options.path).is_dir():
         return
-    trust = options.trust_remote_code
-    tokenizer = AutoTokenizer.from_pretrained(options.get("tokenizer_path") or options.path, trust_remote_code=trust)
-    model_type = AutoConfig.from_pretrained(options.path, trust_remote_code=trust).model_type
+    name = options.get("tokenizer_path") or options.path
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=options.trust_remote_code)
+    _check_lengths(config, questions, tokenizer)
+
+
+def check_fetched(config: DictConfig, method: Method, tokenizer: Any) -> None:
+    """As :func:`check_prompts`, for a policy by its hub name: the trainer has its tokenizer before its weights."""
+    if not Path(config.actor_rollout_ref.model.path).is_dir():
+        _check_lengths(config, check_questions(config, method), tokenizer)
+
+
+def _check_lengths(config: DictConfig, questions: dict[str, Questions], tokenizer: Any) -> None:
+    from transformers import AutoConfig
+
+    options = config.actor_rollout_ref.model
+    model = AutoConfig.from_pretrained(options.path, trust_remote_code=options.trust_remote_code)
+    if hasattr(model, "vision_config"):  # what an image takes is known to its processor only
+        return
     for field, asked in questions.items():
-        check_prompt_lengths(config, field, asked.chats, tokenizer, model_type)
+        check_prompt_lengths(config, field, asked.chats, tokenizer, model.model_type)
 
 
 def check_prompt_lengths(

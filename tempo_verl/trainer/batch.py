@@ -189,6 +189,11 @@ def of_keys(partition: str, rows: list[tuple[str, dict[str, Any]]]) -> Samples:
     return Samples(KVBatchMeta(partition_id=partition, keys=[key for key, _ in rows], tags=[tag for _, tag in rows]))
 
 
+def put(partition: str, keys: list[str], tags: list[dict[str, Any]], fields: TensorDict | None = None) -> None:
+    """Store rows: rollouts with their fields, or the status of prompts."""
+    tq.kv_batch_put(keys=keys, partition_id=partition, tags=tags, **({} if fields is None else {"fields": fields}))
+
+
 def clear(drawn: Iterable[Samples | None], but: Samples) -> None:
     """Drop all rows of ``drawn`` from the queue that are not in ``but``."""
     kept = set(but.meta.keys)

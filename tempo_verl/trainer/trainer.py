@@ -8,15 +8,15 @@ is used, so FSDP or Megatron and vLLM or SGLang stay verl's business.
 
 from __future__ import annotations
 
-from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 
 from tempo_verl.backends.cpu_platform import use_platform_for
+from tempo_verl.config.models import check_fetched
 from tempo_verl.config.schema import read_settings
 from tempo_verl.data.monitor import Monitor
 from tempo_verl.data.streams import Streams
 from tempo_verl.methods import Method, Round
-from tempo_verl.trainer.batch import clear
+from tempo_verl.trainer.batch import KVBatchMeta, clear
 from tempo_verl.trainer.checkpoints import Keeper
 from tempo_verl.trainer.critic import Critic
 from tempo_verl.trainer.log import Log
@@ -104,6 +104,7 @@ class TempoTrainer(PPOTrainerSync):
     def _init_dataloader(self) -> None:
         """verl reads ``data.train_files`` (the stream the policy learns on) and the validation set; we make streams."""
         super()._init_dataloader()
+        check_fetched(self.config, self.method, self.tokenizer)
         self.steps_per_epoch = max(1, self.steps_per_epoch)  # a batch may be larger than the set
         method, settings = self.method, self.method.settings
         other = None

@@ -23,6 +23,8 @@ from transformers import AutoTokenizer, Qwen3Config, Qwen3ForTokenClassification
 from tempo_verl.cli.main import main as tempo_verl_command
 from tempo_verl.config.checks import check
 from tempo_verl.config.cluster import required_cpus
+from tempo_verl.config.models import check_fetched, check_prompts
+from tempo_verl.config.schema import read_settings
 from tempo_verl.errors import UserError
 
 DATA_COLUMNS = "prompt, data_source, reward_model.ground_truth"
@@ -580,6 +582,18 @@ def test_prompts_longer_than_the_limit_are_counted_not_cut(run: Run, tmp_path: P
     run["data.filter_overlong_prompts"] = True
     run["tempo.labeled.batch_size"] = run["tempo.unlabeled.batch_size"] = 4
     check(run.config)
+
+
+def test_prompts_for_a_policy_from_the_hub_are_looked_at_by_the_trainer(
+    compose, tiny_policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "long.parquet", [question("1+" * 11 + "1="), *many("2", 7)])
+    config = compose(["actor_rollout_ref.model.path=someone/model", f"tempo.unlabeled.files='{path}'"])
+    tokenizer, architecture = AutoTokenizer.from_pretrained(tiny_policy), Qwen3Config.from_pretrained(tiny_policy)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda name, **options: architecture)
+    check_prompts(config, {})  # nothing is fetched for the checks
+    with pytest.raises(UserError, match=r"1 of 8 prompts of tempo\.unlabeled\.files have more than"):
+        check_fetched(config, read_settings(config), tokenizer)
 
 
 def test_prompts_of_a_validation_that_takes_place_are_looked_at_too(run: Run, tmp_path: Path) -> None:

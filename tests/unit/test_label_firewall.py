@@ -124,3 +124,17 @@ def test_the_trainer_never_names_a_ground_truth() -> None:
         for path in (PACKAGE / folder).glob("*.py"):
             constants = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
             assert not {"ground_truth", "reward_model"} & constants, path
+
+
+def test_one_module_talks_to_transfer_queue_and_one_to_verls_trainer() -> None:
+    def users(name: str) -> set[str]:
+        return {
+            path.relative_to(PACKAGE).as_posix()
+            for path in PACKAGE.rglob("*.py")
+            for node in ast.walk(ast.parse(path.read_text()))
+            if (isinstance(node, ast.Import) and any(alias.name.startswith(name) for alias in node.names))
+            or (isinstance(node, ast.ImportFrom) and str(node.module).startswith(name))
+        }
+
+    assert users("transfer_queue") == {"trainer/batch.py"}
+    assert users("verl.trainer.ppo") == {"trainer/port.py", "trainer/trainer.py", "doctor.py"}
