@@ -38,23 +38,17 @@ Compose = Callable[[Sequence[str]], "DictConfig"]
 BENCHMARKS = Path(os.environ.get("TEMPO_BENCHMARK_FILES") or Path(__file__).parents[2] / "shared" / "data")
 
 
-# Tests that share processes come first, the longest group at the head: two workers then end at about the same time.
-GROUPS = ("tour", "chain", "two_ranks")
 _open: list[Tour] = []
 
 
-def _group(item: pytest.Item) -> str | None:
-    marker = item.get_closest_marker("xdist_group")
-    return None if marker is None else marker.args[0]
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: GROUPS.index(group) if (group := _group(item)) in GROUPS else len(GROUPS))
+    """Trainings come first, in one worker (two at once take four times as long), those of the tour at the head."""
+    items.sort(key=lambda item: (item.get_closest_marker("xdist_group") is None, "tour" not in item.fixturenames))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """A process has one Ray cluster at a time: the tour ends before another test begins."""
-    if _open and _group(item) != "tour":
+    """A process has one Ray cluster at a time: the tour ends before other trainings begin."""
+    if _open and "tour" not in item.fixturenames:
         _open.pop().close()
 
 

@@ -103,7 +103,7 @@ def report(
 
     Runs that differ in their seeds only are averaged: means, standard deviations, and what differs between the others.
     """
-    output_folder("--out", out or (runs[0] if len(runs) == 1 else Path("report")))
+    output_folder("--out" if out or len(runs) > 1 else "RUN", out or (runs[0] if len(runs) == 1 else Path("report")))
     from tempo_verl.report import build_comparison, print_comparison
 
     console = Console()

@@ -319,7 +319,9 @@ class _Builder:
     def _count_candidates(self, fields: dict[str, Any], question: Question, answer: str | None) -> None:
         passage, _ = self._columns.find(fields, "passage", besides=question.column)
         for role, taken in (("question", question.column), ("answer", answer)):
-            for other in self._columns.others(fields, role, taken) if taken else ():
+            if taken is None:
+                continue
+            for other in self._columns.others(fields, role, taken):
                 if other not in (passage, question.column):
                     self._candidates[role, taken, other] += 1
 

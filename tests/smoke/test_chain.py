@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line from stage 0 to TEMPO: kept checkpoints, resuming, ``tempo.start_from``, a method of one's own.
+"""The command line from stage 0 over TEMPO to its resumption: kept checkpoints, ``tempo.start_from``, predictions.
 
-Three commands in a row: a stage 0 that spoils its policy and keeps the best checkpoint; the same folder again, resumed
-from there; TEMPO from the best checkpoint of that folder. Then verl's own launcher with a user's method.
+Three commands in a row: a stage 0 that spoils its policy and keeps the best checkpoint; TEMPO from there, which keeps
+the best and the newest; TEMPO resumed. ``make test-all`` also starts a user's method by verl's own launcher.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tempo_verl.models import missing_value_head
 from tempo_verl.trainer.checkpoints import Best, Checkpoints
 from tempo_verl.trainer.status import read_status
 
-pytestmark = pytest.mark.xdist_group("chain")
+pytestmark = pytest.mark.xdist_group("ray")
 
 ACCURACY = "val-core/running_sums/heldout/acc/mean@4"  # the other data source is D_U's
 ROUNDS = 2
@@ -65,31 +65,40 @@ def common(tiny_task: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def ppo(tiny_task: Path, able_policy: Path, common: list[str]) -> list[str]:
+def validated(tiny_task: Path) -> list[str]:
     return [
-        "method=ppo",
-        *common,
-        f"tempo.rounds={ROUNDS}",
         f"data.val_files=['{tiny_task / 'unlabeled.parquet'}','{tiny_task / 'heldout.parquet'}']",
-        "tempo.checkpoint.validation=running_sums/heldout",
         "actor_rollout_ref.rollout.val_kwargs.n=4",
         "trainer.test_freq=1",
-        f"actor_rollout_ref.model.path='{able_policy}'",
-        f"critic.model.path='{able_policy}'",
+        "trainer.val_before_train=true",
     ]
 
 
 @pytest.fixture(scope="module")
-def stage0(tmp_path_factory: pytest.TempPathFactory, ppo: list[str]) -> Run:
+def stage0(
+    tmp_path_factory: pytest.TempPathFactory, common: list[str], validated: list[str], able_policy: Path
+) -> tuple[Run, str]:
     """keep=best where every update makes the policy worse, by an entropy bonus that drowns the reward."""
     run = Run(tmp_path_factory.mktemp("stage0"))
-    spoil = ["actor_rollout_ref.actor.entropy_coeff=100", "actor_rollout_ref.actor.optim.lr=1e-2"]
-    train(run.folder, *ppo, *spoil, "tempo.checkpoint.keep=best", "trainer.val_before_train=true")
-    return run
+    output = train(
+        run.folder,
+        "method=ppo",
+        *common,
+        *validated,
+        f"tempo.rounds={ROUNDS}",
+        "tempo.checkpoint.keep=best",
+        "tempo.checkpoint.validation=running_sums/heldout",
+        f"actor_rollout_ref.model.path='{able_policy}'",
+        f"critic.model.path='{able_policy}'",
+        "actor_rollout_ref.actor.entropy_coeff=100",
+        "actor_rollout_ref.actor.optim.lr=1e-2",
+    )
+    return run, output
 
 
-def test_of_a_run_that_makes_nothing_better_the_start_remains(stage0: Run, able_policy: Path) -> None:
-    metrics, checkpoints = logged(stage0.metrics), Checkpoints(stage0.checkpoints)
+def test_of_a_run_that_makes_nothing_better_the_start_remains(stage0: tuple[Run, str], able_policy: Path) -> None:
+    run, output = stage0
+    metrics, checkpoints = logged(run.metrics), Checkpoints(run.checkpoints)
     accuracies = {step: data[ACCURACY] for step, data in metrics.items()}
     assert sorted(accuracies) == [0, 1, 2]
     assert accuracies[0] > max(accuracies[1], accuracies[2])
@@ -98,62 +107,75 @@ def test_of_a_run_that_makes_nothing_better_the_start_remains(stage0: Run, able_
     actor = checkpoints.chosen("last") / "actor" / "huggingface"
     assert actor == checkpoints.chosen("best") / "actor" / "huggingface"
     assert equal(*(load_file(path / "model.safetensors") for path in (able_policy, actor)))
-    assert read_status(stage0.status).state == "done"
-    assert not stage0.predictions.exists()
+    assert missing_value_head(checkpoints.chosen("best") / "critic" / "huggingface") == []
+    assert read_status(run.status).state == "done"
+    assert not run.predictions.exists()
+    assert (run.folder / "report.html").is_file()
+    assert "report.html" in output
 
 
-def test_the_alarm_of_a_new_head_that_cannot_rank_yet_stays_off(stage0: Run) -> None:
-    first = logged(stage0.metrics)[1]  # V = 0 everywhere before the first update
+def test_the_alarm_of_a_new_head_that_cannot_rank_yet_stays_off(stage0: tuple[Run, str]) -> None:
+    first = logged(stage0[0].metrics)[1]  # V = 0 everywhere before the first update
     assert "tempo/labeled/auroc" not in first
     assert not any(name.startswith("tempo/alarm/auroc") for name in first)
 
 
 @pytest.fixture(scope="module")
-def resumed(stage0: Run, ppo: list[str]) -> Run:
-    """The same folder again, from its best checkpoint, which is the start; the critic alone is trained."""
-    changes = [f"tempo.calibration.warmup_rounds={ROUNDS}", "tempo.allow_changes=true"]
-    train(stage0.folder, *ppo, *changes, "tempo.checkpoint.keep=both")
-    return stage0
+def tempo(
+    tmp_path_factory: pytest.TempPathFactory,
+    stage0: tuple[Run, str],
+    common: list[str],
+    validated: list[str],
+    tiny_task: Path,
+) -> tuple[Run, str]:
+    """One round of TEMPO from the best checkpoint of stage 0; then the same command with another round."""
+    run = Run(tmp_path_factory.mktemp("tempo"))
+    command = [
+        "method=tempo",
+        *common,
+        *validated,
+        f"tempo.start_from='{stage0[0].folder}'",
+        "tempo.start_checkpoint=best",
+        "tempo.checkpoint.keep=both",
+        f"tempo.unlabeled.files='{tiny_task / 'unlabeled.parquet'}'",
+        "tempo.unlabeled.batch_size=4",
+        "tempo.predictions.n=2",
+        "actor_rollout_ref.actor.optim.lr=1e-4",
+    ]
+    first = train(run.folder, *command, "tempo.rounds=1")
+    assert len(run.predictions.read_text().splitlines()) == 16
+    train(run.folder, *command, f"tempo.rounds={ROUNDS}")
+    return run, first
 
 
-def test_a_run_goes_on_from_its_best_and_keeps_the_newest_too(resumed: Run) -> None:
-    earlier, metrics = (logged(path) for path in (resumed.folder / "metrics.1.jsonl", resumed.metrics))
-    assert sorted(earlier) == [0, 1, 2]
-    assert sorted(metrics) == [1, 2]
-    accuracies = {0: earlier[0][ACCURACY]} | {step: data[ACCURACY] for step, data in metrics.items()}
+def test_tempo_starts_from_what_stage_0_has_kept(stage0: tuple[Run, str], tempo: tuple[Run, str]) -> None:
+    run, output = tempo
+    start = Checkpoints(stage0[0].checkpoints).path(0)
+    config = (run.folder / "config.yaml").read_text()
+    for role in ("actor", "critic"):
+        assert f"path: {start / role / 'huggingface'}" in config
+    assert (run.folder / "report.html").is_file()
+    assert "predictions.jsonl" in output.replace("\n", "")
+
+
+def test_tempo_resumes_where_it_stopped_and_keeps_the_best_and_the_newest(tempo: tuple[Run, str]) -> None:
+    run, _ = tempo
+    earlier, metrics = (logged(path) for path in (run.folder / "metrics.1.jsonl", run.metrics))
+    assert sorted(earlier) == [0, 1]
+    assert sorted(metrics) == [1, 2]  # round 1 is validated once more, which chooses nothing
+    assert "tempo/unlabeled/reward_mean" not in metrics[1]
+    accuracies = {step: data[ACCURACY] for step, data in earlier.items()} | {2: metrics[2][ACCURACY]}
     expected = max(accuracies, key=lambda number: accuracies[number])  # the first of equals
-    checkpoints = Checkpoints(resumed.checkpoints)
+    checkpoints = Checkpoints(run.checkpoints)
     assert checkpoints.best() == Best(expected, accuracies[expected], ["running_sums/heldout"])
     assert checkpoints.rounds() == {expected, ROUNDS}
     assert checkpoints.chosen("last") == checkpoints.path(ROUNDS)
     for which in ("last", "best"):
         critic = checkpoints.chosen(which) / "critic" / "huggingface"
-        assert missing_value_head(critic) == []
         assert AutoModelForTokenClassification.from_pretrained(critic).num_labels == 1
 
 
-def test_tempo_starts_from_what_stage_0_has_saved(
-    resumed: Run, common: list[str], tiny_task: Path, tmp_path: Path
-) -> None:
-    output = train(
-        tmp_path / "tempo",
-        "method=tempo",
-        *common,
-        "tempo.rounds=1",
-        f"tempo.start_from='{resumed.folder}'",
-        f"tempo.unlabeled.files='{tiny_task / 'unlabeled.parquet'}'",
-        "tempo.unlabeled.batch_size=4",
-        "tempo.predictions.n=2",
-    )
-    tempo = Run(tmp_path / "tempo")
-    assert sorted(logged(tempo.metrics)) == [1]
-    assert (tempo.folder / "report.html").is_file()
-    assert "report.html" in output
-    assert len(tempo.predictions.read_text().splitlines()) == 16
-    assert "predictions.jsonl" in output.replace("\n", "")
-    assert str(Checkpoints(resumed.checkpoints).path(ROUNDS)) in (tempo.folder / "config.yaml").read_text()
-
-
+@pytest.mark.slow
 def test_a_method_of_ones_own_runs_under_verls_launcher(
     common: list[str], tiny_task: Path, able_policy: Path, tiny_critic: Path, tmp_path: Path
 ) -> None:

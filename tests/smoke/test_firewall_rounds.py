@@ -13,7 +13,7 @@ import pytest
 import torch
 from harness import Evidence
 
-pytestmark = pytest.mark.xdist_group("tour")
+pytestmark = pytest.mark.xdist_group("ray")
 
 ROUNDS = 2
 OPTIONS = [

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,10 +17,11 @@ from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
 from tempo_verl.errors import UserError
 
-pytestmark = pytest.mark.xdist_group("tour")
+pytestmark = pytest.mark.xdist_group("ray")
 
 # float32 forward passes of the same weights in another batch, and what is computed from them
 VALUE_TOLERANCE, ADVANTAGE_TOLERANCE = 1e-5, 1e-4
+EXAMPLE = Path(__file__).parents[2] / "examples" / "own_method"
 NO_CRITIC = ["critic.model.path=null", "tempo.labeled.files=null"]
 
 
@@ -280,3 +282,20 @@ def test_a_run_whose_verifier_fails_on_everything_is_stopped(tour, train, tiny_t
     assert message.startswith("32 of 32 labeled responses of round 1 got no verdict, more than tempo.verifier.max_err")
     assert "os:abort raised TypeError" in message
     assert len(message.splitlines()) == 1
+
+
+# ---------------------------------------------------------------------- a user's own
+
+
+def test_a_method_of_ones_own_trains(train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLE)
+    found = train("tempo", "tempo.method=confident:Confident", "+tempo.confident.critic_share=0.25")
+    assert found.changed(1, "actor")
+    assert found.changed(1, "critic")
+    rows, dump = found.rows[1], found.dump(1)
+    answers = [info["pred"] for info in rows["infos"]]
+    for row, (prompt, answer) in enumerate(zip(rows["prompts"], answers, strict=True)):
+        voters = [other for asked, other in zip(rows["prompts"], answers, strict=True) if asked == prompt]
+        share = voters.count(answer) / len(voters) if answer else 0.0
+        value = dump["unlabeled_values"][row, rows["lengths"][row]]
+        assert dump["unlabeled_reward"][row] == pytest.approx(0.25 * value + 0.75 * share, abs=1e-6)

@@ -133,6 +133,11 @@ def test_a_command_whose_folder_cannot_be_made(command: list[str], option: str, 
     assert file.read_text() == "mine"
 
 
+def test_a_run_folder_that_a_report_cannot_go_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path or not mode & os.W_OK)
+    assert refused("report", tmp_path).startswith(f"RUN={tmp_path}: {tmp_path} must not be written; name another")
+
+
 def test_answers_that_cannot_be_written(tmp_path: Path, file: Path) -> None:
     asked = ["answer", "no/model", "--data", "none.parquet", "--out"]
     assert refused(*asked, tmp_path) == f"--out={tmp_path} is a folder; name a file"
