@@ -9,7 +9,9 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import json
 import random
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +19,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+import yaml
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 Compose = Callable[[Sequence[str]], "DictConfig"]
+
+# Hydra reads all of verl's YAML for each of some hundred compositions: by libyaml in three quarters of the time.
+yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +67,16 @@ def tiny_critic(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Path) -> 
         Qwen3ForTokenClassification(Qwen3Config.from_pretrained(tiny_policy, num_labels=1)).save_pretrained(folder)
     AutoTokenizer.from_pretrained(tiny_policy).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def long_models(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Path, tiny_critic: Path) -> tuple[Path, Path]:
+    """Policy and critic for checks of configurations that are meant for real models: they know 32,768 positions."""
+    folder = tmp_path_factory.mktemp("long_models")
+    for role, model in (("actor", tiny_policy), ("critic", tiny_critic)):
+        config = json.loads((shutil.copytree(model, folder / role) / "config.json").read_text())
+        (folder / role / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 32_768}))
+    return folder / "actor", folder / "critic"
 
 
 @pytest.fixture(scope="session")
