@@ -3,16 +3,19 @@
 
     python recipes/cost.py qwen3_8b_math [GPUS]
 
-prints the tables of the recipe's README (8 GPUs). Standard library only.
+prints the tables of the recipe's README (its own number of GPUs: 8). Settings are those of the recipe's YAML.
 """
 
 from __future__ import annotations
 
 import math
-import shlex
 import sys
 from dataclasses import dataclass
-from pathlib import Path
+
+from tempo_verl.config.recipes import read, uses
+from tempo_verl.errors import UserError
+
+STAGE0 = "ppo"  # the method of stage 0
 
 # What is assumed; see COST.md.
 GPU_MEMORY = 80e9  # bytes; H100 SXM
@@ -23,15 +26,8 @@ BANDWIDTH_SHARE = 0.5  # share of GPU_BANDWIDTH that generation reaches
 PROMPT = 256  # mean tokens
 RESPONSE = {"math": 8192, "general": 4096}  # mean tokens
 
-# What run.sh sets.
-N = 8
-ROUNDS = 200
-TEST_FREQ = 20
-CALIBRATED = 128  # questions of D_L that predictions are calibrated on
-MICRO_BATCH = 20_480  # tokens a GPU
-LONGEST = 2048 + 16_384
-VLLM_SHARE = 0.7
-VLLM_OWN = 4e9  # bytes of that share for activations and CUDA graphs
+N = 8  # responses a prompt
+VLLM_OWN = 4e9  # bytes of vLLM's share for activations and CUDA graphs
 RUNTIME = 3e9  # bytes of CUDA, NCCL and the allocator
 
 # Questions in the sets as published.
@@ -122,25 +118,38 @@ WORK = {
 
 
 class Recipe:
-    """A recipe's settings, model and lengths, on ``gpus`` GPUs."""
+    """A recipe's settings, model and lengths, on ``gpus`` GPUs (default: the recipe's).
 
-    def __init__(self, name: str, gpus: int = 8):
-        text = (Path(__file__).parent / name / "settings.sh").read_text(encoding="utf-8")
-        settings = dict(item.split("=", 1) for item in shlex.split(text, comments=True))
+    Attributes:
+        half: responses of a half-step.
+        validated: responses of a validation.
+        asked: questions of D_U.
+        calibrated: questions of D_L that predictions are calibrated on.
+        micro_batch: tokens a GPU.
+        longest: tokens of the longest sample.
+        vllm_share: of a GPU's memory.
+    """
+
+    def __init__(self, name: str, gpus: int | None = None):
+        config = read(name)
         model, _, domain = name.rpartition("_")
-        self.model, self.response, self.gpus = MODELS[model], RESPONSE[domain], gpus
-        self.half = int(settings["prompts"]) // 2 * N  # responses
-        self.tensor_parallel = int(settings["tensor_parallel"])
-        sets = f"{settings['unlabeled']} {settings['heldout']}".split()
-        self.validated = sum(QUESTIONS[name] for name in sets) * int(settings["val_n"])  # responses
-        self.asked = sum(QUESTIONS[name] for name in settings["unlabeled"].split())  # questions of D_U
-        self.predictions_n = int(settings["predictions_n"])
+        self.model, self.response = MODELS[model], RESPONSE[domain]
+        self.gpus = gpus or config.trainer.nnodes * config.trainer.n_gpus_per_node
+        self.rounds, self.test_freq = config.tempo.rounds, config.trainer.test_freq
+        self.half = config.recipe.samples_per_step // 2
+        rollout, sets = config.actor_rollout_ref.rollout, config.recipe.data_sets
+        self.tensor_parallel, self.vllm_share = rollout.tensor_model_parallel_size, rollout.gpu_memory_utilization
+        self.longest = config.data.max_prompt_length + config.data.max_response_length
+        self.micro_batch = config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu
+        self.validated = sum(QUESTIONS[name] for name in (*sets.unlabeled, *sets.heldout)) * rollout.val_kwargs.n
+        self.asked = sum(QUESTIONS[name] for name in sets.unlabeled)
+        self.predictions_n, self.calibrated = config.tempo.predictions.n, config.tempo.predictions.labeled
 
     # ------------------------------------------------------------------ memory
 
     def training(self) -> list[tuple[str, str, float]]:
         """What is on a GPU while the policy is trained, the arithmetic, bytes. Critic and vLLM are not there then."""
-        model, tokens = self.model, f"{MICRO_BATCH:,}"
+        model, tokens = self.model, f"{self.micro_batch:,}"
         return [
             ("policy: weights, gradients, Adam", f"16 x {model.actor / 1e9:.2f}e9 / {self.gpus}", self.state),
             (
@@ -151,12 +160,12 @@ class Recipe:
             (
                 "layer inputs kept",
                 f"2 x {model.layers} x {tokens} x {model.hidden:,}",
-                2 * model.layers * MICRO_BATCH * model.hidden,
+                2 * model.layers * self.micro_batch * model.hidden,
             ),
             (
                 "one layer, recomputed",
                 f"2 x {tokens} x (8 x {model.hidden:,} + 3 x {model.mlp:,})",
-                2 * MICRO_BATCH * (8 * model.hidden + 3 * model.mlp),
+                2 * self.micro_batch * (8 * model.hidden + 3 * model.mlp),
             ),
             ("logits, three copies", f"3 x 2 x {tokens} x {model.vocabulary:,}", self.logits),
             ("CUDA, NCCL, allocator", "assumed", RUNTIME),
@@ -169,7 +178,7 @@ class Recipe:
 
     @property
     def logits(self) -> float:
-        return 3 * 2 * MICRO_BATCH * self.model.vocabulary
+        return 3 * 2 * self.micro_batch * self.model.vocabulary
 
     @property
     def peak(self) -> float:
@@ -183,7 +192,7 @@ class Recipe:
 
     def kv_space(self) -> float:
         """Bytes for the KV cache of one vLLM replica."""
-        return self.tensor_parallel * (VLLM_SHARE * GPU_MEMORY - VLLM_OWN) - 2 * self.model.actor
+        return self.tensor_parallel * (self.vllm_share * GPU_MEMORY - VLLM_OWN) - 2 * self.model.actor
 
     # ------------------------------------------------------------------ time
 
@@ -208,21 +217,27 @@ class Recipe:
         """GPU-hours of one round, without generation."""
         return self.flops(work) / (GPU_FLOPS * MFU) / 3600
 
+    @property
+    def validations(self) -> int:
+        """One before the first round, then every ``test_freq`` rounds."""
+        return 1 + self.rounds // self.test_freq
+
     def validation(self) -> float:
-        """GPU-hours of all validations: one before the first round, then every TEST_FREQ rounds."""
-        return (1 + ROUNDS // TEST_FREQ) * self.generation(self.validated)
+        """GPU-hours of all validations."""
+        return self.validations * self.generation(self.validated)
 
     def predictions(self, stage: str) -> float:
         """GPU-hours after the last round, of stages that learn on D_U."""
-        if stage in ("stage0", "ppo", "grpo"):
+        method = STAGE0 if stage == "stage0" else stage
+        if not uses("unlabeled", method, critic=True):
             return 0.0
-        questions = self.asked + (CALIBRATED if stage in ("tempo", "oracle", "official") else 0)
+        questions = self.asked + (self.calibrated if uses("labeled", method, critic=True) else 0)
         return self.generation(questions * self.predictions_n)
 
     def total(self, stage: str) -> float:
         """GPU-hours of a stage."""
         work = WORK[stage]
-        rounds = ROUNDS * (self.generation(work.generated * self.half) + self.rest(work))
+        rounds = self.rounds * (self.generation(work.generated * self.half) + self.rest(work))
         return rounds + self.validation() + self.predictions(stage)
 
 
@@ -230,7 +245,7 @@ def tables(recipe: Recipe) -> str:
     """Both tables in Markdown, with the arithmetic."""
     model, gpus = recipe.model, recipe.gpus
     both = f"({model.actor / 1e9:.2f} + {model.critic / 1e9:.2f})e9"
-    vllm, vllm_own, parallel = VLLM_SHARE * GPU_MEMORY, VLLM_OWN / 1e9, recipe.tensor_parallel
+    vllm, vllm_own, parallel = recipe.vllm_share * GPU_MEMORY, VLLM_OWN / 1e9, recipe.tensor_parallel
     space, mean_kv = recipe.kv_space(), model.mean_kv_bytes(PROMPT, recipe.response)
     memory = [
         *recipe.training(),
@@ -240,13 +255,13 @@ def tables(recipe: Recipe) -> str:
             f"the same with 16 x {model.critic / 1e9:.2f}e9 / {gpus}, no logits",
             recipe.critic_peak,
         ),
-        ("**generation**", f"vLLM's share, {VLLM_SHARE} x {GPU_MEMORY / 1e9:.0f}", vllm),
+        ("**generation**", f"vLLM's share, {recipe.vllm_share} x {GPU_MEMORY / 1e9:.0f}", vllm),
         (
             "KV cache of a replica",
             f"{parallel} x ({vllm / 1e9:.0f} - {vllm_own:.0f}) - 2 x {model.actor / 1e9:.2f}",
             space,
         ),
-        ("a full sequence in it", f"{LONGEST:,} tokens", model.kv_bytes(LONGEST)),
+        ("a full sequence in it", f"{recipe.longest:,} tokens", model.kv_bytes(recipe.longest)),
         ("CPU memory, all nodes", f"12 x {both}: weights and Adam, offloaded", 12 * (model.actor + model.critic)),
         ("disk, a checkpoint", f"16 x {both}; two are kept", 16 * (model.actor + model.critic)),
     ]
@@ -259,12 +274,12 @@ def tables(recipe: Recipe) -> str:
         f"{recipe.half * recipe.response / 1e6:.2f}M tokens to generate, {tokens / 1e6:.2f}M with the prompts. "
         f"A replica holds {space / 1e9:.1f} GB / {mean_kv / 1e9:.2f} GB = {math.floor(space / mean_kv)} growing "
         f"sequences; a GPU generates {recipe.throughput():,.0f} tokens a second, {recipe.generation(recipe.half):.2f} "
-        f"GPU-hours a half-step. A validation is {recipe.validated:,} responses, all {1 + ROUNDS // TEST_FREQ} of a "
+        f"GPU-hours a half-step. A validation is {recipe.validated:,} responses, all {recipe.validations} of a "
         f"stage {recipe.validation():,.0f} GPU-hours; predictions are {recipe.asked * recipe.predictions_n:,} for D_U, "
         f"with those for D_L {recipe.predictions('tempo'):.1f} GPU-hours.",
         "",
         "| stage | half-steps generated | policy reads / trains | critic reads / trains | FLOPs a round "
-        f"| GPU-hours a round: generation + rest | {ROUNDS} rounds, validation and predictions, GPU-hours "
+        f"| GPU-hours a round: generation + rest | {recipe.rounds} rounds, validation and predictions, GPU-hours "
         f"| days on {gpus} GPUs |",
         "|---|---|---|---|---:|---:|---:|---:|",
     ]
@@ -279,4 +294,7 @@ def tables(recipe: Recipe) -> str:
 
 
 if __name__ == "__main__":
-    print(tables(Recipe(sys.argv[1], *map(int, sys.argv[2:3]))))
+    try:
+        print(tables(Recipe(sys.argv[1] if sys.argv[1:] else "", *map(int, sys.argv[2:3]))))
+    except UserError as error:
+        sys.exit(f"cost.py: {error}")

@@ -5,14 +5,20 @@
 # The benchmarks come first and stay whole; D_L loses the questions that are in one of them.
 set -euo pipefail
 
-recipes=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-if [[ ! -f $recipes/${1:-}/settings.sh ]]; then
-    echo "usage: data.sh RECIPE; RECIPE: $(cd "$recipes" && dirname */settings.sh | xargs)" >&2
+config=$(cd "$(dirname "${BASH_SOURCE[0]}")/../tempo_verl/config/recipe" && pwd)
+recipe=${1:-}
+if [[ ! -f $config/$recipe.yaml ]]; then
+    echo "usage: data.sh RECIPE; RECIPE: $(basename -a -s .yaml "$config"/*.yaml | xargs)" >&2
     exit 2
 fi
-source "$recipes/$1/settings.sh"
 DATA=${DATA:-data}
 VERIFIER=${VERIFIER:-}  # of D_L, as module:function; default: that of its preset
+
+# what the recipe's YAML names: a line each for D_L, D_U, held out
+sets=$(python -c "from tempo_verl.config.recipes import read
+sets = read('$recipe').recipe.data_sets
+print(*sets.labeled); print(*sets.unlabeled); print(*sets.heldout)")
+{ read -r labeled; read -r unlabeled; read -r heldout; } <<<"$sets"
 
 if [[ $labeled == dolci-rl-zero-general && -z $VERIFIER ]]; then
     echo "data.sh: the references of $labeled are free text, made for a judge; set VERIFIER=module:function" >&2
@@ -33,4 +39,6 @@ done
 for set in $heldout; do
     prepare "$set" heldout "${against[@]}"
 done
-prepare "$labeled" labeled --bad-rows skip "${against[@]}" ${VERIFIER:+--verifier "$VERIFIER"}
+for set in $labeled; do
+    prepare "$set" labeled --bad-rows skip "${against[@]}" ${VERIFIER:+--verifier "$VERIFIER"}
+done

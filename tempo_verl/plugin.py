@@ -9,7 +9,9 @@ the verl module it extends is imported, outside verl's try/except, where an erro
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import wrapt
 from omegaconf import OmegaConf
@@ -49,10 +51,21 @@ def _required_cpus(num_ranks: int, num_storage_units: int) -> int:
     return required_cpus(num_ranks, num_storage_units)
 
 
-def _start_path(role: str, run_dir: str | None, which: str) -> str | None:
+def _start_path(role: str, run_dir: str | None, which: str, otherwise: str | None = None) -> str | None:
+    if run_dir is None:
+        return otherwise
     from tempo_verl.config.start import start_path
 
     return start_path(role, run_dir, which)
+
+
+def _of_recipes(function: str) -> Callable[..., Any]:
+    """A function of ``tempo_verl.config.recipes``, imported when it is called."""
+
+    def call(*arguments: Any) -> Any:
+        return getattr(importlib.import_module("tempo_verl.config.recipes"), function)(*arguments)
+
+    return call
 
 
 # Used by the shipped YAML; registered here because Hydra composes it right after `import verl`.
@@ -60,3 +73,13 @@ OmegaConf.register_new_resolver("tempo_hardware", _default_hardware, replace=Tru
 OmegaConf.register_new_resolver("tempo_required_cpus", _required_cpus, replace=True)
 OmegaConf.register_new_resolver("tempo_start_path", _start_path, replace=True)
 OmegaConf.register_new_resolver("tempo_is_null", lambda value: value is None, replace=True)
+OmegaConf.register_new_resolver("tempo_if", lambda condition, yes, no: yes if condition else no, replace=True)
+for _name, _function in {
+    "tempo_learns_on": "learns_on",
+    "tempo_reads_answers": "reads_answers",
+    "tempo_stream_files": "stream_files",
+    "tempo_files": "set_files",
+    "tempo_batch_size": "batch_size",
+    "tempo_prompts": "prompts",
+}.items():
+    OmegaConf.register_new_resolver(_name, _of_recipes(_function), replace=True)

@@ -11,7 +11,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ |= {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"}
 
+import json
 import random
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+import yaml
 
 if TYPE_CHECKING:
     from harness import Tour
@@ -34,9 +37,11 @@ TOUR = [
 
 Compose = Callable[[Sequence[str]], "DictConfig"]
 
+# Hydra reads all of verl's YAML for each of some hundred compositions: by libyaml in three quarters of the time.
+yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 # Published question files, which are no part of this repository; the tests that read them are skipped without.
 BENCHMARKS = Path(os.environ.get("TEMPO_BENCHMARK_FILES") or Path(__file__).parents[2] / "shared" / "data")
-
 
 _open: list[Tour] = []
 
@@ -125,6 +130,16 @@ def tour(tmp_path_factory: pytest.TempPathFactory, compose: Compose, able_policy
     yield session
     if _open:
         _open.pop().close()
+
+
+@pytest.fixture(scope="session")
+def long_models(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Path, tiny_critic: Path) -> tuple[Path, Path]:
+    """Policy and critic for checks of configurations that are meant for real models: they know 32,768 positions."""
+    folder = tmp_path_factory.mktemp("long_models")
+    for role, model in (("actor", tiny_policy), ("critic", tiny_critic)):
+        config = json.loads((shutil.copytree(model, folder / role) / "config.json").read_text())
+        (folder / role / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 32_768}))
+    return folder / "actor", folder / "critic"
 
 
 @pytest.fixture(scope="session")

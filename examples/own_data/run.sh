@@ -48,13 +48,10 @@ tempo-verl train --run-dir "$OUT/stage0" method=ppo "${common[@]}" \
     critic.model.path="'$MODEL'" \
     "$@"
 
-latest=$OUT/stage0/checkpoints/global_step_$(cat "$OUT/stage0/checkpoints/latest_checkpointed_iteration.txt")
-
 tempo-verl train --run-dir "$OUT/tempo" method=tempo "${common[@]}" \
     tempo.rounds="$TEMPO_ROUNDS" \
     tempo.unlabeled.files="'$DATA/unlabeled.parquet'" \
     tempo.unlabeled.batch_size=32 \
     tempo.calibration.lr=1e-6 \
-    actor_rollout_ref.model.path="'$latest/actor/huggingface'" \
-    critic.model.path="'$latest/critic/huggingface'" \
+    tempo.start_from="'$OUT/stage0'" \
     "$@"

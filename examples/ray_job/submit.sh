@@ -1,18 +1,22 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # TEMPO as a job on a running Ray cluster, through verl's own launcher.
-#   LABELED=... UNLABELED=... ACTOR=... CRITIC=... OUT=... ./submit.sh [more overrides]
+#   LABELED=... UNLABELED=... START=... OUT=... ./submit.sh [more overrides]
 # All paths are seen from the cluster's nodes. hardware=fsdp is named because the head node may have no GPU itself.
 set -euo pipefail
 
 LABELED=${LABELED:?parquet file of labelled questions}
 UNLABELED=${UNLABELED:?parquet file of unlabelled questions}
-ACTOR=${ACTOR:?Hugging Face directory of the policy}
-CRITIC=${CRITIC:?Hugging Face directory of the critic (in stage 0: the policy)}
 OUT=${OUT:?folder for checkpoints and metrics, on a file system that all nodes share}
 DASHBOARD=${DASHBOARD:-http://127.0.0.1:8265}
 NODES=${NODES:-1}
 GPUS=${GPUS:-8}
+# START: folder of stage 0's run, whose actor and critic go on; MODEL instead: what stage 0 itself starts from
+if [[ -n ${MODEL:-} ]]; then
+    start=(actor_rollout_ref.model.path="'$MODEL'" critic.model.path="'$MODEL'")
+else
+    start=(tempo.start_from="'${START:?folder of the run to start from; or set MODEL for stage 0}'")
+fi
 
 ray job submit --address "$DASHBOARD" -- \
     python -m verl.trainer.main_ppo --config-path pkg://tempo_verl.config --config-name tempo_trainer \
@@ -25,8 +29,7 @@ ray job submit --address "$DASHBOARD" -- \
     tempo.unlabeled.files="'$UNLABELED'" \
     tempo.unlabeled.batch_size=32 \
     actor_rollout_ref.actor.optim.lr=1e-6 \
-    actor_rollout_ref.model.path="'$ACTOR'" \
-    critic.model.path="'$CRITIC'" \
+    "${start[@]}" \
     data.max_prompt_length=1024 \
     data.max_response_length=4096 \
     trainer.default_local_dir="'$OUT/checkpoints'" \

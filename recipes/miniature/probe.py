@@ -24,8 +24,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from tempo_verl.errors import UserError
 from tempo_verl.evaluation.critic import Critic
-from tempo_verl.launch import Run
 from tempo_verl.tasks.running_sums import END, RunningSums, build_tokenizer, verify
+from tempo_verl.trainer.checkpoints import Checkpoints
 
 RESPONSES = 1200  # to each set
 ERROR = 0.5  # P(a hard fact takes its fixed wrong value)
@@ -40,7 +40,7 @@ def probe(run: Path) -> list[tuple[str, float, float]]:
     of_seed = re.fullmatch(r"seed_(\d+)", run.resolve().parent.name)
     if of_seed is None:
         raise UserError(f"{run}: name the folder of one of the miniature's trainings, as OUT/seed_11/tempo")
-    path, seed = Run(run).exported("critic"), int(of_seed[1])
+    path, seed = Checkpoints.of_run(run).chosen("last") / "critic" / "huggingface", int(of_seed[1])
     if not path.is_dir():
         raise UserError(f"{path}: no critic; name the folder of a method that has one, as OUT/seed_11/tempo")
     critic, tokenizer = Critic(str(path)), build_tokenizer()

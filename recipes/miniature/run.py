@@ -72,14 +72,12 @@ class Training:
 
 def overrides(settings: Any, folder: Path, seed: int, name: str) -> tuple[str, ...]:
     """What ``settings.yaml`` asks of one training, with its seed and the seed's folder filled in."""
-    checkpoint = folder / STAGE0 / "checkpoints" / f"global_step_{settings.stage0_rounds}"
     places = {
         "seed": seed,
         "data": str(folder / "data"),
         "policy": str(folder / "policy"),
         "critic_start": str(folder / "critic_start"),
-        "actor": str(checkpoint / "actor" / "huggingface"),
-        "critic": str(checkpoint / "critic" / "huggingface"),
+        "start": str(folder / STAGE0),
     }
     filled: dict[str, Any] = OmegaConf.to_container(OmegaConf.merge(settings, places), resolve=True)  # type: ignore
     if name == STAGE0:
@@ -266,11 +264,11 @@ def check(trainings: Sequence[Training]) -> None:
     Raises:
         UserError: the first such setting.
     """
+    from tempo_verl.config.schema import read_settings
     from tempo_verl.launch import resolve_config
-    from tempo_verl.trainer.settings import TempoSettings
 
     for training in trainings:
-        TempoSettings.from_config(resolve_config(training.overrides))
+        read_settings(resolve_config(training.overrides))
 
 
 def main(

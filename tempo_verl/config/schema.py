@@ -177,11 +177,11 @@ def read_settings(config: DictConfig):
     from tempo_verl.methods import find
 
     try:
+        method = find(str(config.tempo.method))  # first, as other fields may follow from it
         section = OmegaConf.to_container(config.tempo, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         key = error.full_key or "tempo"
         raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
-    method = find(str(section.get("method")))
     options = section.pop(method.name, None) or {}
     settings = validated(TempoSettings, section, "tempo")
     return method(settings, validated(method.Options, options, f"tempo.{method.name}"))

@@ -21,11 +21,11 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(
     path.relative_to(ROOT).as_posix() for pattern in ("*.sh", "*.sbatch") for path in (ROOT / "examples").rglob(pattern)
 )
-# script, its arguments, and the methods that it trains
+# script, its arguments (MODEL: start from that, not from stage 0), and the methods that it trains
 CASES = [
     ("examples/own_data/run.sh", (), ("ppo", "tempo")),
     ("examples/ray_job/submit.sh", (), ("tempo",)),
-    ("examples/ray_job/submit.sh", ("method=ppo",), ("ppo",)),
+    ("examples/ray_job/submit.sh", ("method=ppo", "MODEL"), ("ppo",)),
     ("examples/slurm/tempo.sbatch", (), ("tempo",)),
 ]
 QUESTIONS = {"labeled": 256, "unlabeled": 160, "heldout": 4}
@@ -70,7 +70,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def environment(tmp_path: Path, data: Path, tiny_policy: Path, tiny_critic: Path) -> dict[str, str]:
+def environment(tmp_path: Path, data: Path, long_models: tuple[Path, Path]) -> dict[str, str]:
     """Stand-ins first on PATH, and every variable a script asks for; stage 0 has left a checkpoint."""
     commands = tmp_path / "bin"
     commands.mkdir()
@@ -78,7 +78,7 @@ def environment(tmp_path: Path, data: Path, tiny_policy: Path, tiny_critic: Path
         (commands / name).write_text(STAND_IN.format(python=sys.executable))
         (commands / name).chmod(0o755)
     checkpoints = tmp_path / "out/stage0/checkpoints"
-    for role, model in (("actor", tiny_policy), ("critic", tiny_critic)):
+    for role, model in zip(("actor", "critic"), long_models, strict=True):
         (checkpoints / "global_step_7" / role).mkdir(parents=True)
         (checkpoints / "global_step_7" / role / "huggingface").symlink_to(model)
     (checkpoints / "latest_checkpointed_iteration.txt").write_text("7")
@@ -89,10 +89,7 @@ def environment(tmp_path: Path, data: Path, tiny_policy: Path, tiny_critic: Path
         "LABELED": str(data / "labeled.parquet"),
         "UNLABELED": str(data / "unlabeled.parquet"),
         "VALIDATION": f"{data / 'heldout.parquet'},{data / 'labeled.parquet'}",
-        "MODEL": str(tiny_policy),
-        "ACTOR": str(tiny_policy),
-        "CRITIC": str(tiny_critic),
-        "STAGE0": str(tmp_path / "out/stage0"),
+        "START": str(tmp_path / "out/stage0"),
         "OUT": str(tmp_path / "out"),
         "SLURM_JOB_NODELIST": "[a-b]",
         "SLURM_CPUS_PER_TASK": "64",
@@ -124,14 +121,18 @@ def test_a_script_trains_what_the_checks_let_pass(
     arguments: tuple[str, ...],
     methods: tuple[str, ...],
     environment: dict[str, str],
+    long_models: tuple[Path, Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from omegaconf import OmegaConf
-    from tempo_verl.preflight import check
 
+    from tempo_verl.config.checks import check
     from tempo_verl.launch import resolve_config
 
-    done = _run("bash", ROOT / script, *arguments, environment=environment)
+    if "own_data" in script or "MODEL" in arguments:
+        environment |= {"MODEL": str(long_models[0])}
+    overrides = [argument for argument in arguments if argument != "MODEL"]
+    done = _run("bash", ROOT / script, *overrides, environment=environment)
     assert done.returncode == 0, done.stderr
     calls = [json.loads(line) for line in Path(environment["CALLS"]).read_text().splitlines()]
     trained = [overrides for call in calls if (overrides := _overrides(call)) is not None]
@@ -147,6 +148,11 @@ def test_a_script_trains_what_the_checks_let_pass(
         assert config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu >= longest
         assert config.critic.ppo_max_token_len_per_gpu >= longest
         OmegaConf.resolve(config)
+        # stage 0 begins with a model, what follows it with its actor and critic
+        started = [config.actor_rollout_ref.model.path, config.critic.model.path]
+        saved = Path(environment["OUT"]) / "stage0/checkpoints/global_step_7"
+        later = [str(saved / role / "huggingface") for role in ("actor", "critic")]
+        assert started == ([str(long_models[0])] * 2 if config.tempo.method == "ppo" else later)
 
 
 def test_the_sets_are_what_the_trainer_reads(data: Path) -> None:

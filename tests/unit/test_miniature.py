@@ -19,12 +19,12 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
-from tempo_verl.preflight import check
-from tempo_verl.trainer.methods import METHODS
-from tempo_verl.trainer.settings import TempoSettings, plan_round
 
+from tempo_verl.config.checks import check
+from tempo_verl.config.schema import read_settings
 from tempo_verl.errors import UserError
 from tempo_verl.launch import resolve_config
+from tempo_verl.methods import known
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -70,11 +70,11 @@ def out(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Path, tiny_critic
 
 def drawn(config: DictConfig) -> int:
     """Samples that the first round rolls out."""
-    settings = TempoSettings.from_config(config)
-    plan, n = plan_round(settings, settings.calibration.warmup_rounds + 1), config.actor_rollout_ref.rollout.n
+    method = read_settings(config)
+    settings, plan = method.settings, method.plan(method.settings.calibration.warmup_rounds + 1)
     labeled = settings.labeled.batch_size * settings.labeled.n if plan.label and settings.labeled.files else 0
-    votes = settings.ttrl.n_votes if settings.kind.reward == "majority" else n
-    return labeled + (settings.unlabeled.batch_size * votes if settings.uses_unlabeled else 0)
+    responses = method.responses() or config.actor_rollout_ref.rollout.n
+    return labeled + (settings.unlabeled.batch_size * responses if method.needs.unlabeled else 0)
 
 
 @pytest.mark.parametrize("name", ["stage0", *SETTINGS.methods, *SETTINGS.variants])
@@ -83,14 +83,20 @@ def test_every_training_passes_the_checks_and_draws_as_many_samples(
 ) -> None:
     config = resolve_config(miniature.overrides(SETTINGS, out / "seed_1", 1, name))
     check(config)
-    assert config.tempo.method == {"stage0": "ppo"}.get(name, name if name in METHODS else "tempo")
+    assert config.tempo.method == {"stage0": "ppo"}.get(name, name if name in known() else "tempo")
     assert drawn(config) == (2 * SAMPLES if name == "stage0" else SAMPLES)
     assert config.tempo.labeled.seed == 1 or not config.tempo.labeled.files
     assert config.tempo.rounds == (SETTINGS.stage0_rounds if name == "stage0" else SETTINGS.rounds)
+    started = [config.actor_rollout_ref.model.path, config.critic.model.path]
+    places = ["policy", "critic_start"]
+    if name != "stage0":
+        saved = f"stage0/checkpoints/global_step_{SETTINGS.stage0_rounds}"
+        places = [f"{saved}/{role}/huggingface" for role in ("actor", "critic")]
+    assert started == [str(out / "seed_1" / place) for place in places]
 
 
 def test_all_methods_are_compared() -> None:
-    assert set(SETTINGS.methods) == set(METHODS)
+    assert set(SETTINGS.methods) == set(known())
 
 
 @pytest.mark.parametrize(
@@ -150,8 +156,9 @@ def test_a_training_is_done_once_and_not_taken_for_another(miniature: ModuleType
     assert training.done
 
 
+# begun with SIGINT ignored, as by `nohup ... &` in a script
 WORKING = """
-import os, sys, time
+import os, signal, sys, time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -166,15 +173,15 @@ def train(told):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         pool.submit(work, train, sys.argv[1]).result()
 """
 
 
-@pytest.mark.parametrize("ignored", [False, True])
-def test_no_worker_outlives_the_command(tmp_path: Path, ignored: bool) -> None:
+def test_no_worker_outlives_the_command(tmp_path: Path) -> None:
     script, told = tmp_path / "working.py", tmp_path / "pid"
-    script.write_text(("import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" if ignored else "") + WORKING)
+    script.write_text(WORKING)
     command = subprocess.Popen([sys.executable, str(script), str(told), str(MINIATURE)])
     try:
         worker = int(_soon(lambda: told.is_file() and told.read_text()))
@@ -221,7 +228,8 @@ def test_a_critic_that_reads_marks_alone_knows_nothing_besides(
     for _, honest, blind in found:
         assert honest > 0.8  # nine wrong steps in ten are marked n
         assert blind == 0.5
-    with pytest.raises(UserError, match="no checkpoint saved yet"):
+    (tmp_path / "seed_1" / "tempo").mkdir(parents=True)
+    with pytest.raises(UserError, match="no last checkpoint there yet"):
         probe.probe(tmp_path / "seed_1" / "tempo")
     with pytest.raises(UserError, match="name the folder of one of the miniature's trainings"):
         probe.probe(tmp_path)
@@ -305,7 +313,10 @@ def test_tables_and_figures_are_written_from_the_metrics(results: ModuleType, tm
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
 
 
-def test_seeds_that_were_trained_apart_are_put_together(results: ModuleType, tmp_path: Path) -> None:
+def test_seeds_that_were_trained_apart_are_put_together(
+    results: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "figures", lambda metrics, out: [])  # take a second each
     whole, folders = made_up(seeds=4), [tmp_path / "a", tmp_path / "b"]
     for folder, seeds in zip(folders, ([0, 1], [2, 3]), strict=True):
         results.write(whole[whole["seed"].isin(seeds)], [{"command": folder.name}], folder)
@@ -333,6 +344,6 @@ def test_the_committed_tables_come_from_the_committed_metrics(results: ModuleTyp
     assert table in results_page
     assert claims in results_page
     assert claims in (MINIATURE / "README.md").read_text(encoding="utf-8")
-    assert set(metrics["method"]) == set(METHODS)
-    for name in ("stage0", *METHODS):  # every training is accounted for
+    assert set(metrics["method"]) == set(known())
+    for name in ("stage0", *known()):  # every training is accounted for
         assert sum(len(call["seconds"][name]) for call in about) == metrics["seed"].nunique()

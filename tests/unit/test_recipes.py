@@ -1,31 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every stage of every recipe is run with a stand-in for ``tempo-verl``; what it would have trained is composed with
-the shipped configuration and put through the checks that training begins with. Costs in READMEs are recomputed."""
+"""Every recipe is composed for stage 0 and every method, as run.sh calls ``tempo-verl``, and put through the checks
+that training begins with. Every method is composed for Megatron too. Costs in READMEs are recomputed."""
 
 from __future__ import annotations
 
 import importlib
 import json
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 import pytest
-from tempo_verl.trainer.methods import METHODS
+from omegaconf import DictConfig, OmegaConf
 
-from tempo_verl.data.prepare import Settings, prepare
+from tempo_verl.config.checks import check
+from tempo_verl.config.recipes import names, read
+from tempo_verl.config.schema import read_settings
 from tempo_verl.data.presets import presets
+from tempo_verl.errors import UserError
+from tempo_verl.launch import resolve_config
+from tempo_verl.methods import find, known
+from tempo_verl.tasks.running_sums import write_parquet
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-RECIPES = Path(__file__).parents[2] / "recipes"
-NAMES = sorted(path.parent.name for path in RECIPES.glob("*/settings.sh"))
-STAGES = ("stage0", *METHODS)
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "recipes"
+NAMES = names()
+STAGES = ("stage0", *known())
+# what the paper and the official scripts ask: which stages use D_L, which have a critic
 D_L = ("stage0", "ppo", "grpo")
 D_L_AND_D_U = ("tempo", "oracle", "official")
 NO_CRITIC = ("ttrl", "empo", "random_reward", "grpo")
@@ -39,6 +45,7 @@ with open(os.environ["CALLS"], "a") as calls:
     calls.write(json.dumps(sys.argv[1:]) + "\\n")
 """
 Run = Callable[..., tuple[subprocess.CompletedProcess, list[list[str]]]]
+Composed = Callable[[str, str], DictConfig]
 
 
 def _settings(name: str) -> tuple[str, str, int]:
@@ -59,44 +66,46 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stand-ins for all sets: made-up sums, 256 in D_L and 60 in each other."""
     folder = tmp_path_factory.mktemp("sets")
     for labeled, unlabeled, heldout in SETS.values():
-        for kind, sets in (("labeled", labeled), ("unlabeled", unlabeled), ("heldout", heldout)):
-            for name in sets:
-                number = list(presets()).index(name)
-                rows = [
-                    {"question": f"What is {number}000 + {i}?", "answer": str(1000 * number + i)}
-                    for i in range(256 if kind == "labeled" else 60)
-                ]
-                source = folder / f"{name}.jsonl"
-                source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-                prepare(Settings((str(source),), folder / f"{name}.parquet", kind))
+        for name in (*labeled, *unlabeled, *heldout):
+            number = list(presets()).index(name)
+            rows = [(f"{number}000+{i}=", str(1000 * number + i)) for i in range(256 if name in labeled else 60)]
+            write_parquet(folder / f"{name}.parquet", rows, name)
     return folder
 
 
-@pytest.fixture
-def run(tmp_path: Path, data: Path, tiny_policy: Path, tiny_critic: Path) -> Run:
-    """``run(script, *arguments, **environment)``: the finished process, and the calls of ``tempo-verl``.
-
-    Stage 0 has left a checkpoint.
-    """
-    stand_in = tmp_path / "bin/tempo-verl"
-    stand_in.parent.mkdir()
-    stand_in.write_text(STAND_IN.format(python=sys.executable))
-    stand_in.chmod(0o755)
-    checkpoints = tmp_path / "out/stage0/checkpoints"
-    for role, model in (("actor", tiny_policy), ("critic", tiny_critic)):
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory, long_models: tuple[Path, Path]) -> Path:
+    """Where stage 0 has left a checkpoint."""
+    folder = tmp_path_factory.mktemp("out")
+    checkpoints = folder / "stage0/checkpoints"
+    for role, model in zip(("actor", "critic"), long_models, strict=True):
         (checkpoints / "global_step_7" / role).mkdir(parents=True)
         (checkpoints / "global_step_7" / role / "huggingface").symlink_to(model)
     (checkpoints / "latest_checkpointed_iteration.txt").write_text("7")
-    calls = tmp_path / "calls.jsonl"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, data: Path, out: Path) -> Run:
+    """``run(script, *arguments, **environment)``: the finished process, and its calls of ``tempo-verl``."""
+    folder = tmp_path_factory.mktemp("run")
+    commands, calls = folder / "bin", folder / "calls.jsonl"
+    commands.mkdir()
+    (commands / "tempo-verl").write_text(STAND_IN.format(python=sys.executable))
+    (commands / "tempo-verl").chmod(0o755)
+    (commands / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (commands / "python").chmod(0o755)
     standard = {
-        "PATH": f"{stand_in.parent}{os.pathsep}{os.environ['PATH']}",
+        **os.environ,
+        "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
         "CALLS": str(calls),
         "DATA": str(data),
-        "MODEL": str(tiny_policy),
-        "OUT": str(tmp_path / "out"),
+        "OUT": str(out),
     }
 
     def run_script(script: str, *arguments: str, **environment: str):
+        calls.unlink(missing_ok=True)
         done = subprocess.run(
             ["bash", RECIPES / script, *arguments],
             env=standard | environment,
@@ -109,21 +118,36 @@ def run(tmp_path: Path, data: Path, tiny_policy: Path, tiny_critic: Path) -> Run
     return run_script
 
 
-@pytest.fixture
-def composed(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., DictConfig]:
-    """``composed(recipe, stage, *overrides, **environment)``: the configuration that the stage trains with."""
-    from tempo_verl.launch import resolve_config
+@pytest.fixture(scope="module")
+def overrides(run: Run, out: Path, data: Path, long_models: tuple[Path, Path]) -> Callable[..., list[str]]:
+    """``overrides(recipe, stage, *more)``: what run.sh trains with, and the stand-ins."""
 
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-
-    def compose(recipe: str, stage: str, *overrides: str, **environment: str) -> DictConfig:
-        done, calls = run("run.sh", recipe, stage, *overrides, **environment)
+    def ask(recipe: str, stage: str, *more: str) -> list[str]:
+        done, calls = run("run.sh", recipe, stage, *more)
         assert done.returncode == 0, done.stderr
-        call = calls[-1]
-        assert call[:2] == ["train", "--run-dir"]
-        assert Path(call[2]).name == stage
+        assert len(calls) == 1 and calls[0][:3] == ["train", "--run-dir", str(out / stage)]
         # this machine has neither their GPUs nor their CPUs
-        return resolve_config([*call[3:], "ray_kwargs.ray_init.num_cpus=1000"])
+        stand_ins = [f"recipe.data='{data}'", f"recipe.model='{long_models[0]}'"]
+        return [*calls[0][3:], *stand_ins, "ray_kwargs.ray_init.num_cpus=1000"]
+
+    return ask
+
+
+@pytest.fixture(scope="module")
+def composed(overrides: Callable[..., list[str]]) -> Composed:
+    """``composed(recipe, stage)``: the configuration that the stage trains with, until the next call for that stage.
+
+    Hydra takes half a second, so it composes each stage once, of the first recipe. Another recipe is merged into that:
+    all of them set the same fields, and ``test_a_recipe_merged_is_a_recipe_composed`` compares with Hydra's own.
+    """
+    of_first = cache(lambda stage: resolve_config(overrides(NAMES[0], stage)))
+    of_recipe = cache(read)
+
+    def compose(recipe: str, stage: str) -> DictConfig:
+        config = of_first(stage)
+        stand_ins = {"recipe": {"data": config.recipe.data, "model": config.recipe.model}}
+        config.merge_with(of_recipe(recipe), stand_ins)
+        return config
 
     return compose
 
@@ -132,76 +156,154 @@ def _names(files) -> set[str]:
     return {Path(path).stem for path in files}
 
 
-# ---------------------------------------------------------------------- run.sh
+# ---------------------------------------------------------------------- the recipes
 
 
 def test_the_five_recipes_are_there() -> None:
     assert NAMES == ["olmo3_7b_general", "olmo3_7b_math", "qwen3_14b_math", "qwen3_8b_general", "qwen3_8b_math"]
     assert all((RECIPES / name / "README.md").is_file() for name in NAMES)
+    with pytest.raises(UserError, match="recipe=gpt is unknown; choose one of olmo3_7b_general"):
+        read("gpt")
+    with pytest.raises(UserError, match="recipe=gpt is unknown; choose one of olmo3_7b_general"):
+        resolve_config(["+recipe=gpt"])
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_a_recipe_merged_is_a_recipe_composed(
+    name: str, composed: Composed, overrides: Callable[..., list[str]]
+) -> None:
+    composed(NAMES[0], "tempo")
+    by_hydra = resolve_config(overrides(name, "tempo"))
+    assert OmegaConf.to_container(composed(name, "tempo")) == OmegaConf.to_container(by_hydra)
 
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_stage_passes_the_checks(name: str, stage: str, composed: Callable[..., DictConfig]) -> None:
-    from omegaconf import OmegaConf
-    from tempo_verl.preflight import check
-    from verl.utils.config import validate_config
-
+def test_a_stage_passes_the_checks(name: str, stage: str, composed: Composed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     config = composed(name, stage)
     check(config)
-    validate_config(config, use_reference_policy=False, use_critic=config.critic.enable)
-    OmegaConf.resolve(config)
 
     _, domain, prompts = _settings(name)
     labeled, unlabeled, heldout = SETS[domain]
-    method = "ppo" if stage == "stage0" else stage
-    assert config.tempo.method == method
+    assert config.tempo.method == ("ppo" if stage == "stage0" else stage)
     assert config.critic.enable == (stage not in NO_CRITIC)
     assert _names(config.data.val_files) == unlabeled | heldout
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    loss = (actor.policy_loss.loss_mode, actor.clip_ratio_low, actor.clip_ratio_high, actor.loss_agg_mode)
+    # whatever the method, as many samples an update
+    assert actor.ppo_mini_batch_size * rollout.n == prompts // 4 * 8
     if stage in D_L:
-        assert config.tempo.labeled.batch_size == prompts
-        assert actor.policy_loss.loss_mode == "vanilla"
+        assert config.tempo.labeled.batch_size == config.data.train_batch_size == prompts
+        assert config.tempo.unlabeled.files is None
+        assert loss == ("vanilla", 0.2, 0.2, "token-mean")
     else:
         assert _names(config.tempo.unlabeled.files) == unlabeled
-        # whatever the method, as many samples a round and an update
+        # and a round
         assert config.tempo.unlabeled.batch_size * rollout.n == prompts // 2 * 8
-        assert actor.ppo_mini_batch_size * rollout.n == prompts // 4 * 8
-        assert (actor.policy_loss.loss_mode, actor.clip_ratio_low, actor.clip_ratio_high) == ("gspo", 3e-4, 5e-4)
+        assert loss == ("gspo", 3e-4, 5e-4, "seq-mean-token-mean")
         assert config.tempo.predictions.n == (4 if domain == "general" else 16)
     if stage in D_L + D_L_AND_D_U:
         assert _names(config.tempo.labeled.files) == labeled
+        assert config.tempo.calibration.mini_batch_size == prompts // 4
     else:
         assert config.tempo.labeled.files is None
     if stage in D_L_AND_D_U:
         assert config.tempo.labeled.batch_size == prompts // 2
+    assert config.tempo.calibration.warmup_rounds == (10 if stage == "stage0" else 0)
     assert (actor.use_kl_loss, actor.entropy_coeff) == (False, 0)
-    assert (rollout.name, rollout.temperature, rollout.top_p) == ("vllm", 1.0, 1.0)
+    assert (actor.strategy, rollout.name, rollout.temperature, rollout.top_p) == ("fsdp2", "vllm", 1.0, 1.0)
     assert (actor.optim.lr, config.tempo.calibration.lr) == (1e-6, 1e-6)
+    assert config.tempo.allow_labels_on_unlabeled == (stage == "oracle")
 
 
-def test_ttrl_votes_with_64_and_trains_on_32(composed: Callable[..., DictConfig]) -> None:
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    # the numbers of all recipes but one, and for each kind of batch those of that one
+    [*((NAMES[0], stage) for stage in STAGES), *(("qwen3_14b_math", stage) for stage in ("ppo", "tempo", "ttrl"))],
+)
+def test_a_stage_is_what_verl_accepts(name: str, stage: str, composed: Composed) -> None:
+    from verl.utils.config import validate_config
+
+    config = composed(name, stage).copy()
+    OmegaConf.resolve(config)
+    validate_config(config, use_reference_policy=False, use_critic=config.critic.enable)
+
+
+def test_the_streams_are_those_that_the_methods_declare() -> None:
+    """The tables above say what the paper asks; a method that says something else is a mistake in one of both."""
+    for name, method in known().items():
+        assert method.learns_on() == ("labeled" if name in D_L else "unlabeled")
+
+
+def test_ttrl_votes_with_64_and_trains_on_32(composed: Composed) -> None:
     config = composed("qwen3_8b_math", "ttrl")
     assert (config.tempo.ttrl.n_votes, config.tempo.ttrl.n_train, config.actor_rollout_ref.rollout.n) == (64, 32, 32)
     assert config.tempo.unlabeled.batch_size == 32
 
 
-def test_only_stage_0_starts_a_value_head(composed: Callable[..., DictConfig], tiny_policy: Path) -> None:
+def test_only_stage_0_starts_a_value_head(composed: Composed, long_models: tuple[Path, Path]) -> None:
     first, later = composed("qwen3_8b_math", "stage0"), composed("qwen3_8b_math", "ppo")
-    assert first.critic.allow_new_value_head and first.critic.model.path == str(tiny_policy)
+    assert first.critic.allow_new_value_head
+    assert first.critic.model.path == first.actor_rollout_ref.model.path == str(long_models[0])
     assert not later.critic.allow_new_value_head
     assert later.critic.model.path.endswith("stage0/checkpoints/global_step_7/critic/huggingface")
     assert later.actor_rollout_ref.model.path.endswith("stage0/checkpoints/global_step_7/actor/huggingface")
 
 
-def test_variables_and_overrides_are_heard(composed: Callable[..., DictConfig]) -> None:
-    config = composed("qwen3_14b_math", "tempo", "tempo.whiten=false", NODES="2", GPUS="4", ROUNDS="7")
+def test_overrides_are_heard(overrides: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ["tempo.whiten=false", "trainer.nnodes=2", "trainer.n_gpus_per_node=4", "tempo.rounds=7"]
+    given += ["actor_rollout_ref.rollout.n=16", "hardware=cpu"]
+    config = resolve_config(overrides("qwen3_14b_math", "tempo", *given))
     assert (config.trainer.nnodes, config.trainer.n_gpus_per_node, config.tempo.rounds) == (2, 4, 7)
     assert config.tempo.whiten is False
+    # half as many prompts, as many samples
+    assert (config.tempo.labeled.batch_size, config.tempo.unlabeled.batch_size) == (32, 32)
+    assert (config.actor_rollout_ref.actor.ppo_mini_batch_size, config.tempo.calibration.mini_batch_size) == (16, 16)
+    assert config.actor_rollout_ref.rollout.name == "transformers"
 
 
-def test_the_model_is_the_recipes_own_if_none_is_given(composed: Callable[..., DictConfig]) -> None:
-    assert composed("qwen3_14b_math", "stage0", MODEL="").actor_rollout_ref.model.path == "Qwen/Qwen3-14B-Base"
+def test_the_model_and_the_folder_are_the_recipes_own_if_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = resolve_config(["+recipe=qwen3_14b_math", "method=ppo"])
+    assert config.actor_rollout_ref.model.path == config.critic.model.path == "Qwen/Qwen3-14B-Base"
+    monkeypatch.delenv("DATA", raising=False)
+    assert config.tempo.labeled.files == ["data/dapo-math-17k.parquet"]
+    monkeypatch.setenv("DATA", "/sets")
+    assert config.tempo.labeled.files == ["/sets/dapo-math-17k.parquet"]
+
+
+def test_a_method_of_ones_own_is_asked_for_what_it_needs(
+    composed: Composed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from tempo_verl.methods import find\n\n\nclass Mine(find('grpo')):\n    name = 'mine'\n    title = 'mine'\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = OmegaConf.merge(composed("qwen3_8b_math", "grpo"), {"tempo": {"method": "mine:Mine"}})
+    assert config.tempo.labeled.batch_size == 256 and config.tempo.unlabeled.files is None
+    assert config.actor_rollout_ref.actor.policy_loss.loss_mode == "vanilla"
+    with pytest.raises(UserError, match=r"^tempo\.method=mine:Other cannot be imported"):
+        read_settings(OmegaConf.merge(config, {"tempo": {"method": "mine:Other"}}))
+
+
+@pytest.mark.parametrize("method", known())
+def test_every_method_is_composed_for_megatron(method: str, out: Path) -> None:
+    """For hardware=fsdp the recipes are, for cpu the miniature's trainings (``test_miniature.py``)."""
+    config = resolve_config([f"method={method}", "hardware=megatron", f"tempo.start_from='{out / 'stage0'}'"])
+    assert type(read_settings(config)) is find(method)
+    assert config.critic.strategy == "megatron"
+    assert config.critic.model.path.endswith("critic/huggingface")
+
+
+# ---------------------------------------------------------------------- run.sh
+
+
+def test_a_stage_starts_from_stage_0(run: Run, out: Path) -> None:
+    done, calls = run("run.sh", "qwen3_8b_math", "stage0", "tempo.rounds=3")
+    assert done.returncode == 0, done.stderr
+    assert calls == [["train", "--run-dir", f"{out}/stage0", "+recipe=qwen3_8b_math", "method=ppo", "tempo.rounds=3"]]
+    _, calls = run("run.sh", "qwen3_8b_math", "ppo")
+    assert calls[0][2:] == [f"{out}/ppo", "+recipe=qwen3_8b_math", "method=ppo", f"tempo.start_from='{out}/stage0'"]
 
 
 @pytest.mark.parametrize(
@@ -214,10 +316,10 @@ def test_a_wrong_call_is_told_what_there_is(arguments: tuple[str, ...], run: Run
     assert all(name in done.stderr for name in (*NAMES, *STAGES))
 
 
-def test_tempo_without_stage_0_says_so(run: Run, tmp_path: Path) -> None:
-    done, calls = run("run.sh", "qwen3_8b_math", "tempo", OUT=str(tmp_path / "elsewhere"))
-    assert (done.returncode, calls) == (2, [])
-    assert "run stage0 first" in done.stderr and len(done.stderr.splitlines()) == 1
+def test_tempo_without_stage_0_says_so(composed: Composed, tmp_path: Path) -> None:
+    config = OmegaConf.merge(composed("qwen3_8b_math", "tempo"), {"tempo": {"start_from": str(tmp_path / "stage0")}})
+    with pytest.raises(UserError, match=r"tempo\.start_from=.*stage0: .*no such folder"):
+        check(config)
 
 
 # ---------------------------------------------------------------------- data.sh
@@ -253,6 +355,12 @@ def test_files_that_are_there_are_kept(run: Run) -> None:
     assert (done.returncode, calls) == (0, [])
 
 
+def test_data_for_no_recipe_says_what_there_is(run: Run) -> None:
+    done, calls = run("data.sh", "gpt-5")
+    assert (done.returncode, calls, len(done.stderr.splitlines())) == (2, [], 1)
+    assert all(name in done.stderr for name in NAMES)
+
+
 def test_free_text_references_need_a_verifier(run: Run, tmp_path: Path) -> None:
     done, calls = run("data.sh", "qwen3_8b_general", DATA=str(tmp_path / "new"))
     assert (done.returncode, calls) == (2, [])
@@ -275,17 +383,18 @@ def test_costs_know_every_stage_and_set(cost: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_costs_are_those_of_the_settings(name: str, cost: ModuleType, composed: Callable[..., DictConfig]) -> None:
-    config = composed(name, "tempo")
+def test_costs_are_those_of_the_settings(name: str, cost: ModuleType, composed: Composed) -> None:
+    config, recipe = composed(name, "tempo"), cost.Recipe(name)
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
-    assert (rollout.n, config.tempo.rounds, config.trainer.test_freq) == (cost.N, cost.ROUNDS, cost.TEST_FREQ)
-    assert actor.ppo_max_token_len_per_gpu == config.critic.ppo_max_token_len_per_gpu == cost.MICRO_BATCH
-    assert config.data.max_prompt_length + config.data.max_response_length == rollout.max_model_len == cost.LONGEST
-    assert rollout.gpu_memory_utilization == cost.VLLM_SHARE
-    assert cost.Recipe(name).half == config.tempo.unlabeled.batch_size * rollout.n
-    assert cost.Recipe(name).predictions_n == config.tempo.predictions.n
-    assert config.tempo.predictions.labeled == cost.CALIBRATED
-    assert cost.Recipe(name).tensor_parallel == rollout.tensor_model_parallel_size
+    assert (rollout.n, config.tempo.rounds, config.trainer.test_freq) == (cost.N, recipe.rounds, recipe.test_freq)
+    assert config.trainer.nnodes * config.trainer.n_gpus_per_node == recipe.gpus == 8
+    assert actor.ppo_max_token_len_per_gpu == config.critic.ppo_max_token_len_per_gpu == recipe.micro_batch
+    assert config.data.max_prompt_length + config.data.max_response_length == rollout.max_model_len == recipe.longest
+    assert rollout.gpu_memory_utilization == recipe.vllm_share
+    assert recipe.half == config.tempo.unlabeled.batch_size * rollout.n
+    assert recipe.predictions_n == config.tempo.predictions.n
+    assert recipe.calibrated == config.tempo.predictions.labeled
+    assert recipe.tensor_parallel == rollout.tensor_model_parallel_size
     assert actor.fsdp_config.model_dtype == "fp32"
     assert actor.fsdp_config.param_offload and actor.fsdp_config.optimizer_offload and config.critic.fsdp.param_offload
 
@@ -342,12 +451,13 @@ def test_costs_worked_by_hand(cost: ModuleType) -> None:
 def test_training_and_generation_fit(name: str, cost: ModuleType) -> None:
     recipe = cost.Recipe(name)
     assert max(recipe.peak, recipe.critic_peak) < 0.9 * cost.GPU_MEMORY
-    assert recipe.kv_space() > 8 * recipe.model.kv_bytes(cost.LONGEST)
+    assert recipe.kv_space() > 8 * recipe.model.kv_bytes(recipe.longest)
 
 
-def test_cost_is_a_command() -> None:
-    done = subprocess.run(
-        [sys.executable, RECIPES / "cost.py", "qwen3_14b_math", "16"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "days on 16 GPUs" in done.stdout
+def test_cost_is_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["cost.py", "qwen3_14b_math", "16"])
+    runpy.run_path(str(RECIPES / "cost.py"), run_name="__main__")
+    assert "days on 16 GPUs" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["cost.py"])
+    with pytest.raises(SystemExit, match=r"^cost\.py: recipe= is unknown; choose one of olmo3_7b_general"):
+        runpy.run_path(str(RECIPES / "cost.py"), run_name="__main__")
