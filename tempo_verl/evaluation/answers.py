@@ -148,7 +148,7 @@ def write_predictions(
         questions: those to answer.
         samples: n of each, with critic values or without; a question that has none gets no answer.
         labeled: samples of labelled questions, drawn alike, to calibrate the probabilities on.
-        upper_bound: the policy was trained on the answers of ``questions`` (``method=oracle``); each line says so.
+        upper_bound: the policy was trained on the answers of ``questions``; each line says so.
 
     Returns:
         What to tell about the file, a line each.
