@@ -11,7 +11,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 CONSTRAINTS := constraints/cpu.txt
 INSTALLED := .venv/.installed
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help

@@ -43,12 +43,25 @@ yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Published question files, which are no part of this repository; the tests that read them are skipped without.
 BENCHMARKS = Path(os.environ.get("TEMPO_BENCHMARK_FILES") or Path(__file__).parents[2] / "shared" / "data")
 
+TRAININGS = ("tests/integration/", "tests/invariant/", "tests/smoke/")
 _open: list[Tour] = []
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """All trainings in one worker, one after the other: two at once take four times as long each."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class TrainingsTogether(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "trainings" if nodeid.startswith(TRAININGS) else nodeid
+
+    return TrainingsTogether(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Trainings come first, in one worker (two at once take four times as long), those of the tour at the head."""
-    items.sort(key=lambda item: (item.get_closest_marker("xdist_group") is None, "tour" not in item.fixturenames))
+    """Trainings come first, those that share the tour at their head."""
+    items.sort(key=lambda item: (not item.nodeid.startswith(TRAININGS), "tour" not in item.fixturenames))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -17,8 +17,6 @@ import traces
 
 from tempo_verl.methods import known
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 ROUNDS = (1, 2)
 # Of a number's own size, or absolute below 1. One sampled token that differs changes one of 16 responses, hence a mean
 # by up to 1/16; what is learnt from it moves weights by a part of the learning rate, far less.

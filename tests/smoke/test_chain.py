@@ -23,8 +23,6 @@ from tempo_verl.models import missing_value_head
 from tempo_verl.trainer.checkpoints import Best, Checkpoints
 from tempo_verl.trainer.status import read_status
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 ACCURACY = "val-core/running_sums/heldout/acc/mean@4"  # the other data source is D_U's
 ROUNDS = 2
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_method"

@@ -13,8 +13,6 @@ import pytest
 import torch
 from harness import Evidence
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 ROUNDS = 2
 OPTIONS = [
     f"tempo.rounds={ROUNDS}",

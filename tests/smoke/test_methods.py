@@ -17,8 +17,6 @@ from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
 from tempo_verl.errors import UserError
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 # float32 forward passes of the same weights in another batch, and what is computed from them
 VALUE_TOLERANCE, ADVANTAGE_TOLERANCE = 1e-5, 1e-4
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_method"

@@ -18,8 +18,6 @@ from tempo_verl.evaluation.summary import by_question
 from tempo_verl.rewards import score
 from tempo_verl.tasks.running_sums import RunningSums, write_parquet
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 N = 4
 TOO_LONG = 3  # the row that verl leaves out of D_U
 VALUE_TOLERANCE = 1e-4  # another batch, in float32

@@ -15,8 +15,6 @@ import torch
 from harness import Evidence, train
 from transformers import AutoModelForTokenClassification
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 # float32 forward passes of the same weights in different batches and on sharded parameters
 VALUE_TOLERANCE, ADVANTAGE_TOLERANCE = 1e-5, 1e-4
 
