@@ -15,8 +15,9 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from tempo_verl.compat import check_verl_version, missing_head_message, register_critic_class
+from tempo_verl.compat import check_verl_version, missing_head_message
 from tempo_verl.errors import UserError
+from tempo_verl.models import missing_value_head
 from tempo_verl.trainer.checkpoints import Checkpoints
 from tempo_verl.trainer.settings import TempoSettings
 
@@ -348,26 +349,6 @@ def _check_vocabulary(field: str, model: Path, options: DictConfig) -> None:
             f"{field}.path={model}: the model's vocabulary has {vocabulary} ids, its tokenizer {tokens}; "
             "use the tokenizer the model was trained with"
         )
-
-
-def missing_value_head(path: Path, trust_remote_code: bool = False) -> list[str]:
-    """Names of the value-head weights that a critic directory should hold and does not (safetensors headers only)."""
-    import torch
-    from safetensors import safe_open
-    from transformers import AutoConfig, AutoModelForTokenClassification
-
-    config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-    config.num_labels = 1
-    register_critic_class(config)
-    with torch.device("meta"):
-        model = AutoModelForTokenClassification.from_config(config, trust_remote_code=trust_remote_code)
-    prefix = model.base_model_prefix + "."
-    head = {name: list(value.shape) for name, value in model.state_dict().items() if not name.startswith(prefix)}
-    stored: dict[str, list[int]] = {}
-    for file in path.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as weights:
-            stored |= {name: weights.get_slice(name).get_shape() for name in head.keys() & set(weights.keys())}
-    return sorted(name for name, shape in head.items() if stored.get(name) != shape)
 
 
 # ---------------------------------------------------------------------- Ray

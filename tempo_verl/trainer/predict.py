@@ -15,7 +15,7 @@ from tempo_verl.data.streams import WithoutAnswers, batch_of, row_of
 from tempo_verl.data.validation import prompt_text
 from tempo_verl.errors import UserError
 from tempo_verl.evaluation.answers import write_predictions
-from tempo_verl.evaluation.questions import Question, aligned, load_questions, question_of, spread
+from tempo_verl.evaluation.questions import Question, aligned, evenly_spaced, load_questions, question_of
 from tempo_verl.evaluation.samples import Sample
 from tempo_verl.trainer.queue import Samples, last_outputs, select
 
@@ -65,7 +65,7 @@ class Predictions:
         most = self.settings.predictions.labeled
         if self.streams.labeled is not None and most:
             rows, source = self.streams.labeled.dataset, ("tempo.labeled.files", str(self.settings.labeled.files))
-            known = {row: _question(*source, row, rows[row]) for row in spread(len(rows), most)}
+            known = {row: _question(*source, row, rows[row]) for row in evenly_spaced(len(rows), most)}
             labeled = self._draw("predictions: labelled questions", rows, known, verified=True)
         out, oracle = Path(self.settings.predictions.file), self.settings.kind.reward == "verdict"
         said = write_predictions(out, questions, samples, labeled, upper_bound=oracle)

@@ -24,7 +24,7 @@ from verl.workers.engine.fsdp import transformer_impl
 from tempo_verl import compat
 from tempo_verl.compat import ALLOW_NEW_VALUE_HEAD, SUPPORTED_VERL, check_verl_version, load_valuehead_model
 from tempo_verl.errors import UserError
-from tempo_verl.preflight import missing_value_head
+from tempo_verl.models import missing_value_head
 
 # ---------------------------------------------------------------------- version
 

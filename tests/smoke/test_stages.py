@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tempo_verl.launch import Run
-from tempo_verl.preflight import missing_value_head
+from tempo_verl.models import missing_value_head
 
 
 def _train(run_dir: Path, *overrides: str) -> str:
