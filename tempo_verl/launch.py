@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,7 +98,15 @@ def resolve_config(overrides: Sequence[str]) -> DictConfig:
         raise UserError("; ".join(lines)) from error
 
 
-def run_training(run: Run, overrides: Sequence[str], console: Console, *, title: str, verbose: bool = False) -> float:
+def run_training(
+    run: Run,
+    overrides: Sequence[str],
+    console: Console,
+    *,
+    title: str,
+    verbose: bool = False,
+    ended: Callable[[float], None] | None = None,
+) -> float:
     """Check, then train until done.
 
     Args:
@@ -106,6 +114,7 @@ def run_training(run: Run, overrides: Sequence[str], console: Console, *, title:
         overrides: Hydra overrides.
         title: what the progress bar says.
         verbose: verl's output on the console instead of a progress bar and a log file.
+        ended: called with the seconds the training process ran, also when it failed or was interrupted.
 
     Returns:
         Seconds the training process ran.
@@ -150,12 +159,16 @@ def run_training(run: Run, overrides: Sequence[str], console: Console, *, title:
         except BaseException:
             _stop(process)
             raise
+        finally:
+            seconds = time.monotonic() - started
+            if ended:
+                ended(seconds)
     if process.returncode != 0:
         cause = "see the output above" if verbose else f"{_cause(run.log)} (full log: {run.log})"
         raise UserError(f"{title} failed: {cause}")
     if not verbose and (reason := _early_end(run.log, earlier)):
         console.print(f"{title} ended early: {reason}", highlight=False, markup=False, soft_wrap=True)
-    return time.monotonic() - started
+    return seconds
 
 
 def _early_end(log: Path, offset: int) -> str | None:
@@ -165,17 +178,22 @@ def _early_end(log: Path, offset: int) -> str | None:
 
 
 def write_run_info(folder: Path, command: str, seconds: dict[str, float], seed: int | None = None) -> None:
-    """What a reader needs to judge the numbers of a run: command, seed, versions, machine, times; in ``run.json``."""
+    """What a reader needs to judge the numbers of a run: command, seed, versions, machine, times; in ``run.json``.
+
+    Seconds are added, phase by phase, to those of an earlier part of the run in this folder.
+    """
     from tempo_verl.doctor import versions
 
+    path = folder / "run.json"
+    earlier = json.loads(path.read_text()).get("seconds", {}) if path.is_file() else {}
     info = {
         "command": command,
         "seed": seed,
         "versions": {"python": platform.python_version(), **versions()},
         "machine": {"system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()},
-        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "seconds": earlier | {name: round(earlier.get(name, 0) + value, 1) for name, value in seconds.items()},
     }
-    (folder / "run.json").write_text(json.dumps(info, indent=2))
+    path.write_text(json.dumps(info, indent=2))
 
 
 def _watch(process: subprocess.Popen, run: Run, config: DictConfig, console: Console, title: str, show: bool) -> None:

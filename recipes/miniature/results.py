@@ -56,10 +56,10 @@ def collect(out: Path, seeds: Sequence[int], methods: Sequence[str]) -> pd.DataF
 
 def _rows(folder: Path, most: int | None = None) -> Iterator[dict]:
     from tempo_verl.report.data import read_run
-    from tempo_verl.report.validation import set_scores
+    from tempo_verl.report.measures import logged
 
     run = read_run(folder)
-    scores = set_scores(run)
+    scores = logged(run)
     before = 0
     for step in scores["unlabeled"]:
         row: dict = {"round": step}

@@ -17,6 +17,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 DPI = 144
@@ -72,16 +73,17 @@ class Drawing:
     dark: bytes
 
 
-FigureFunction = Callable[..., Figure | None]  # of the data and a Theme
-
-
 def draw_all(
-    figures: Mapping[str, tuple[FigureFunction, str, str]], *data: Any, stamp: str | None, notes: list[str]
+    figures: Mapping[str, tuple[Callable[[Any, Theme], Figure | None], str, str]],
+    data: Any,
+    *,
+    stamp: str | None,
+    notes: list[str],
 ) -> list[Drawing]:
     """Draw every figure there is data for, in both themes; add a note for each that there is not.
 
     Args:
-        figures: name -> function of ``(*data, theme)``, title, how to read it.
+        figures: name -> function of the data and a theme, title, how to read it.
         stamp: a line below every figure.
     """
     drawings = []
@@ -94,13 +96,15 @@ def draw_all(
     return drawings
 
 
-def _png(function: FigureFunction, data: tuple, theme: Theme, stamp: str | None) -> bytes | None:
+def _png(function: Callable[[Any, Theme], Figure | None], data: Any, theme: Theme, stamp: str | None) -> bytes | None:
     with rc_context(_style(theme)):
-        figure = function(*data, theme)
+        figure = function(data, theme)
         if figure is None:
             return None
         if stamp:
-            figure.supxlabel(with_symbols(stamp), fontsize="small", fontweight="bold")  # the legend is on top
+            figure.supxlabel(stamp, fontsize="small", fontweight="bold")  # the legend is on top
+        for text in figure.findobj(Text):
+            text.set_text(with_symbols(text.get_text()))
         FigureCanvasAgg(figure)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
@@ -118,10 +122,12 @@ def label_rounds(axis: Axes, label: str = "round") -> None:
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
 
 
-def legend(figure: Figure, axes: Iterable[Axes]) -> None:
-    """One legend above the panels, where it covers no data; each label once."""
+def legend(figure: Figure, axes: Iterable[Axes], fewest: int = 1) -> None:
+    """One legend above the panels, where it covers no data; each label once, none where there are too few to tell."""
     pairs = (pair for axis in axes for pair in zip(*axis.get_legend_handles_labels(), strict=True))
-    entries = {fill(with_symbols(label), LINE): handle for handle, label in pairs}
+    entries = {fill(label, LINE): handle for handle, label in pairs}
+    if len(entries) < fewest:
+        return
     columns = 1 if max(map(len, entries), default=0) > LONG_LABEL else 2
     figure.legend(entries.values(), entries.keys(), loc="outside upper left", ncols=columns)
 
