@@ -21,53 +21,27 @@ class About:
     learns_on: str | None = None
 
 
+# what a method is rewarded for on D_U; none of these reads its answers
+_ON_UNLABELED = {
+    "tempo": "TEMPO: a critic is re-fitted on labelled questions D_L (E-step), and what it says about answers to the "
+    "unlabelled questions D_U is the reward the policy is trained on (M-step).",
+    "frozen_critic": "Frozen critic: the policy is trained on unlabelled questions D_U with the values of a critic "
+    "that is never re-fitted.",
+    "ttrl": "TTRL: the policy is trained on unlabelled questions D_U, rewarded for agreeing with its majority vote.",
+    "empo": "EMPO: the policy is trained on unlabelled questions D_U, rewarded by the size of an answer's cluster.",
+    "random_reward": "Random reward: a control in which the reward on the unlabelled questions D_U means nothing.",
+    "official": "The official TEMPO recipe: labelled and unlabelled questions in one mixed batch.",
+}
+_ON_LABELED = {
+    "ppo": "PPO: the policy is trained on labelled questions D_L with the verifier's reward; D_U is only evaluated.",
+    "grpo": "GRPO: the policy is trained on labelled questions D_L with the verifier's reward, compared within the "
+    "samples of a question; D_U is only evaluated.",
+}
+_ORACLE = "Oracle: the policy is trained on the true answers of D_U, an upper bound rather than a method."
 _METHODS = {
-    "tempo": About(
-        "TEMPO: a critic is re-fitted on labelled questions D_L (E-step), and what it says about answers to the "
-        "unlabelled questions D_U is the reward the policy is trained on (M-step).",
-        False,
-        "unlabeled",
-    ),
-    "frozen_critic": About(
-        "Frozen critic: the policy is trained on unlabelled questions D_U with the values of a critic that is never "
-        "re-fitted.",
-        False,
-        "unlabeled",
-    ),
-    "ttrl": About(
-        "TTRL: the policy is trained on unlabelled questions D_U, rewarded for agreeing with its majority vote.",
-        False,
-        "unlabeled",
-    ),
-    "empo": About(
-        "EMPO: the policy is trained on unlabelled questions D_U, rewarded by the size of an answer's cluster.",
-        False,
-        "unlabeled",
-    ),
-    "random_reward": About(
-        "Random reward: a control in which the reward on the unlabelled questions D_U means nothing.",
-        False,
-        "unlabeled",
-    ),
-    "official": About(
-        "The official TEMPO recipe: labelled and unlabelled questions in one mixed batch.", False, "unlabeled"
-    ),
-    "ppo": About(
-        "PPO: the policy is trained on labelled questions D_L with the verifier's reward; D_U is only evaluated.",
-        False,
-        "labeled",
-    ),
-    "grpo": About(
-        "GRPO: the policy is trained on labelled questions D_L with the verifier's reward, compared within each "
-        "question's group of samples; D_U is only evaluated.",
-        False,
-        "labeled",
-    ),
-    "oracle": About(
-        "Oracle: the policy is trained on the true answers of D_U, an upper bound rather than a method.",
-        True,
-        "unlabeled",
-    ),
+    **{name: About(text, False, "unlabeled") for name, text in _ON_UNLABELED.items()},
+    **{name: About(text, False, "labeled") for name, text in _ON_LABELED.items()},
+    "oracle": About(_ORACLE, True, "unlabeled"),
 }
 
 

@@ -21,20 +21,31 @@ from tempo_verl.report.measures import is_average, set_label
 from tempo_verl.report.results import Curve, GroupResult, Results
 from tempo_verl.report.style import (
     BINS,
+    COLOURS,
     DOTTED,
     ORACLE,
+    STREAMS,
+    TEXT,
     WIDTH,
-    Drawing,
-    Theme,
-    draw_all,
     from_zero,
     label_rounds,
     legend,
+    png,
 )
 from tempo_verl.report.words import rounds_of
 
 STYLES = ("-", "--", "-.")  # of groups, the next one when the colours are used up
 LONGEST_TITLE = 96  # characters across a figure
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One figure, and how to read it."""
+
+    name: str
+    title: str
+    reading: str
+    png: bytes
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,7 @@ class Line:
     Attributes:
         curve: its name in ``GroupResult.curves``.
         label: in the legend beside other lines.
-        colour: a stream of the theme, or the number of a colour.
+        colour: one of ``STREAMS``, or the number of a colour.
         style: as matplotlib writes it.
         title: of its own panel, where groups are compared; None: not shown there.
     """
@@ -161,7 +172,7 @@ def _drawn(results: Results, line: Line) -> bool:
     return any(line.curve in group.curves for group in results.groups)
 
 
-def draw_panels(results: Results, panels: list[Panel], theme: Theme) -> Figure | None:
+def draw_panels(results: Results, panels: list[Panel]) -> Figure | None:
     """Every panel that there is data for, in one figure; None if there is none."""
     several = len(results.groups) > 1
     if several:
@@ -179,7 +190,7 @@ def draw_panels(results: Results, panels: list[Panel], theme: Theme) -> Figure |
         empty.set_axis_off()
     for axis, panel in zip(axes, panels, strict=False):
         for line in panel.lines:
-            for group, colour, style in _styles(results, theme, line):
+            for group, colour, style in _styles(results, line):
                 if line.curve in group.curves:
                     _curve(axis, group.curves[line.curve], colour, style, group.name if several else line.label)
         axis.set_title(fill(panel.title or "", LONGEST_TITLE // columns))
@@ -192,21 +203,21 @@ def draw_panels(results: Results, panels: list[Panel], theme: Theme) -> Figure |
             from_zero(axis)
         if panel.level:
             level, word = panel.level
-            axis.axhline(level, color=theme.text, linewidth=0.8, linestyle=DOTTED)
+            axis.axhline(level, color=TEXT, linewidth=0.8, linestyle=DOTTED)
             axis.annotate(word, (1, level), (-2, 2), ("axes fraction", "data"), "offset points", ha="right", fontsize=8)
     legend(figure, axes, fewest=1 if several else 2)
     return figure
 
 
-def _styles(results: Results, theme: Theme, line: Line | None = None) -> Iterator[tuple[GroupResult, str, str]]:
+def _styles(results: Results, line: Line | None = None) -> Iterator[tuple[GroupResult, str, str]]:
     """Each group with its colour and line."""
     if line and len(results.groups) == 1:
-        colour = theme.groups[line.colour % len(theme.groups)] if isinstance(line.colour, int) else None
-        yield results.groups[0], colour or getattr(theme, str(line.colour)), line.style
+        colour = COLOURS[line.colour % len(COLOURS)] if isinstance(line.colour, int) else STREAMS[line.colour]
+        yield results.groups[0], colour, line.style
         return
     for number, group in enumerate(results.groups):
-        turn, index = divmod(number, len(theme.groups))
-        yield group, theme.groups[index], STYLES[turn % len(STYLES)]
+        turn, index = divmod(number, len(COLOURS))
+        yield group, COLOURS[index], STYLES[turn % len(STYLES)]
 
 
 def _curve(axis: Axes, curve: Curve, colour: str, style: str, label: str) -> None:
@@ -232,7 +243,7 @@ def _curve(axis: Axes, curve: Curve, colour: str, style: str, label: str) -> Non
         )
 
 
-def reliability_diagram(results: Results, theme: Theme) -> Figure | None:
+def reliability_diagram(results: Results) -> Figure | None:
     """Observed accuracy against the critic's value in the first, middle and last rounds; of one group, counts below."""
     names = [name for name in ("first", "middle", "last") if any(name in group.reliability for group in results.groups)]
     if not names:
@@ -246,8 +257,8 @@ def reliability_diagram(results: Results, theme: Theme) -> Figure | None:
     )
     for column, name in zip(axes.T, names, strict=False):
         top, bottom = column[0], column[-1]
-        top.plot([0, 1], [0, 1], color=theme.text, linewidth=0.8, linestyle=DOTTED)
-        for group, colour, style in _styles(results, theme):
+        top.plot([0, 1], [0, 1], color=TEXT, linewidth=0.8, linestyle=DOTTED)
+        for group, colour, style in _styles(results):
             if curve := group.reliability.get(name):
                 size = 10 + (60 if several else 130) * curve.count / curve.count.max()
                 top.plot(curve.mean_score, curve.accuracy, style, color=colour, linewidth=1.2, label=group.name)
@@ -277,36 +288,32 @@ def _reliability_title(group: GroupResult, name: str) -> str:
     return "\n".join(filter(None, lines))
 
 
-def _panelled(panels: Callable[[Results], list[Panel]]) -> Callable[[Results, Theme], Figure | None]:
-    return lambda results, theme: draw_panels(results, panels(results), theme)
-
-
 # name -> function, title, how to read it
-FIGURES: dict[str, tuple[Callable[[Results, Theme], Figure | None], str, str]] = {
+FIGURES: dict[str, tuple[Callable[[Results], Figure | None], str, str]] = {
     "accuracy": (
-        _panelled(accuracy),
+        lambda results: draw_panels(results, accuracy(results)),
         "Accuracy",
         "Training helps where validation rises on D_U and does not fall on held-out questions.",
     ),
     "coverage": (
-        _panelled(coverage),
+        lambda results: draw_panels(results, coverage(results)),
         "pass@k and the majority vote",
         "Where pass@1 (the average) rises and pass@k with many samples falls, the policy gives up answers it could "
         "find before.",
     ),
     "calibration": (
-        _panelled(calibration),
+        lambda results: draw_panels(results, calibration(results)),
         "Calibration of the critic",
         "On fresh rollouts, before the round's E-step. AUROC near 0.5 means that the critic cannot tell right from "
         "wrong: its reward on D_U carries no information. A gap above 0 means that it is too optimistic.",
     ),
     "reward": (
-        _panelled(reward),
+        lambda results: draw_panels(results, reward(results)),
         "Reward on D_U",
         "Of the training rollouts. A reward that rises while the accuracy does not is being gamed.",
     ),
     "diversity": (
-        _panelled(diversity),
+        lambda results: draw_panels(results, diversity(results)),
         "Diversity of the answers on D_U",
         "Distinct answers and entropy falling towards one and zero, or a length running away, are signs of collapse.",
     ),
@@ -325,7 +332,12 @@ BARS = "Bars at the markers are 95 % intervals over questions."
 def draw(results: Results) -> list[Drawing]:
     """Every figure there is data for; a note for each that there is not."""
     several_runs = any(len(group.members) > 1 for group in results.groups)
-    drawings = draw_all(FIGURES, results, stamp=results.stamp, notes=results.missing)
-    added = {"accuracy": [BARS] if results.single else []}
-    added |= {name: [BAND] for name in FIGURES if several_runs and name != "reliability"}
-    return [replace(one, reading=" ".join([one.reading, *added.get(one.name, [])])) for one in drawings]
+    drawings = []
+    for name, (function, title, reading) in FIGURES.items():
+        if picture := png(function, results, results.stamp):
+            more = f" {BARS}" * (name == "accuracy" and results.single)
+            more += f" {BAND}" * (several_runs and name != "reliability")
+            drawings.append(Drawing(name, title, reading + more, picture))
+        else:
+            results.missing.append(f"Figure left out: {title[0].lower()}{title[1:]} (nothing was logged for it).")
+    return drawings

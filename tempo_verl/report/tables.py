@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 
 from rich.console import Console
 from rich.markup import escape
@@ -71,33 +71,35 @@ class Table:
 
 
 def main_tables(results: Results) -> list[Table]:
-    """What was measured, the table to print first; those without rows are left out."""
+    """What was measured, the table to print first."""
     tables = [] if results.single else [_summary(results)]
-    return [table for table in (*tables, _before_and_after(results), _paired(results)) if table.rows]
+    return _shown(results, [*tables, _before_and_after(results), _paired(results)])
 
 
 def further_tables(results: Results) -> list[Table]:
-    """How the critic was, where the time went, and what was compared; those without rows are left out."""
+    """How the critic was, where the time went, and what was compared."""
     tables = [_calibration(results), _phases(results), _times(results)]
-    if not results.single:
-        tables += [_differences(results), _runs(results)]
-    return [table for table in tables if table.rows]
+    return _shown(results, tables if results.single else [*tables, _differences(results), _runs(results)])
 
 
-def _grouped(
-    results: Results, heads: list[str], rows: list[list[str]], after: int
-) -> tuple[list[str], list[list[str]]]:
-    """Without the column ``group``, the one at ``after``, where there is one group."""
-    if len(results.groups) > 1:
-        return heads, rows
-    return heads[:after] + heads[after + 1 :], [row[:after] + row[after + 1 :] for row in rows]
+def _shown(results: Results, tables: Iterable[Table]) -> list[Table]:
+    """Those with rows, without a column for the group where there is one, or for the best round of a single run."""
+    told = {"group"} if len(results.groups) == 1 else set()
+    told |= {"at its best round"} if results.single else set()
+    shown = []
+    for table in filter(lambda table: table.rows, tables):
+        kept = [number for number, head in enumerate(table.heads) if head not in told]
+        heads, *rows = ([row[number] for number in kept] for row in (table.heads, *table.rows))
+        shown.append(replace(table, heads=heads, rows=rows, names=sum(number < table.names for number in kept)))
+    return shown
 
 
 def _summary(results: Results) -> Table:
     columns = [(name, average) for name, measures in results.measures.items() if (average := average_of(measures))]
+    _, apart = _common_rounds(results)
     rows = []
     for group in results.groups:
-        changes = [_start_to_last(group.scores.get(name, {}).get(measure)) for name, measure in columns]
+        changes = [_start_to_last(group.scores.get(name, {}).get(measure), apart) for name, measure in columns]
         auroc = " → ".join(short(group.calibration.get(which, {}).get("auroc"), PLAIN) for which in ("first", "last"))
         raised = sum(bool(member.alarms.raised) for member in group.members)
         alarms = f"{raised} of {len(group.members)} runs" if any(m.alarms.watched for m in group.members) else NONE
@@ -107,18 +109,25 @@ def _summary(results: Results) -> Table:
     return Table("Summary", heads, rows, note)
 
 
-def _start_to_last(scores: Scores | None) -> str:
-    return NONE if scores is None else f"{short(scores.start, SHARE)} → {short(scores.last, SHARE)} %"
+def _start_to_last(scores: Scores | None, apart: bool) -> str:
+    if scores is None:
+        return NONE
+    said = f"{short(scores.start, SHARE)} → {short(scores.last, SHARE)} %"
+    return f"{said} (round {scores.rounds[1]})" if apart and scores.last else said
+
+
+def _common_rounds(results: Results) -> tuple[list[int | None], bool]:
+    """The first and the last round of all groups, None where they are not the same, and whether the last is not."""
+    every = [scores for group in results.groups for of in group.scores.values() for scores in of.values()]
+    found = [{scores.rounds[which] for scores in every} - {None} for which in (0, 1)]
+    return [rounds.pop() if len(rounds) == 1 else None for rounds in found], len(found[1]) > 1
 
 
 def _before_and_after(results: Results) -> Table:
     """Every measure of every set; a group whose rounds are not those of the heads says which it means."""
-    every = [scores for group in results.groups for of in group.scores.values() for scores in of.values()]
-    common = [{rounds[which] for scores in every if (rounds := scores.rounds)[which] is not None} for which in (0, 1)]
-    heads = [
-        f"{word} (round {min(rounds)})" if len(rounds) == 1 else word
-        for word, rounds in zip(("before", "after"), common, strict=True)
-    ]
+    common, _ = _common_rounds(results)
+    words = zip(("before", "after"), common, strict=True)
+    heads = [word if at is None else f"{word} (round {at})" for word, at in words]
     rows = []
     for name, measures in results.measures.items():
         for measure in measures:
@@ -127,17 +136,15 @@ def _before_and_after(results: Results) -> Table:
             for group in results.groups:
                 if scores := group.scores.get(name, {}).get(measure):
                     ends = [
-                        text(value, unit) + (f" (round {at})" if value and len(rounds) > 1 else "")
-                        for value, at, rounds in zip((scores.start, scores.last), scores.rounds, common, strict=True)
+                        text(value, unit) + (f" (round {at})" if value and same is None else "")
+                        for value, at, same in zip((scores.start, scores.last), scores.rounds, common, strict=True)
                     ]
                     change = text(scores.change, difference)
                     rows.append([set_label(name), measure, group.name, *ends, change, text(scores.best, unit)])
-    heads, rows = _grouped(results, ["set", "measure", "group", *heads, "change", "at its best round"], rows, 2)
+    heads = ["set", "measure", "group", *heads, "change", "at its best round"]
     note = [INTERVAL_NOTE] if any("[" in cell for row in rows for cell in row) else []
     note += [SPREAD_NOTE] if any("±" in cell for row in rows for cell in row) else []
-    if results.single:
-        heads, rows = heads[:-1], [row[:-1] for row in rows]
-    else:
+    if not results.single:
         note.append(
             f"The best round is that with a run's highest accuracy on {set_label(SELECTED_BY)!r}, on which it "
             "therefore looks better than it is; the answers of D_U have no say in it."
@@ -145,8 +152,7 @@ def _before_and_after(results: Results) -> Table:
     kinds = {measure.partition("@")[0] for measures in results.measures.values() for measure in measures}
     shown = {"avg": "avg@n", "pass": "pass@k", "maj": "maj@n"}
     terms = {shown.get(kind, kind): meaning for kind, meaning in TERMS.items() if kind in kinds}
-    names = 2 + (len(results.groups) > 1)
-    return Table("Before and after", heads, rows, " ".join(note), names, by_set=True, terms=terms)
+    return Table("Before and after", heads, rows, " ".join(note), names=3, by_set=True, terms=terms)
 
 
 def _paired(results: Results) -> Table:
@@ -181,15 +187,14 @@ def _calibration(results: Results) -> Table:
         "Measured in each round on its fresh labelled rollouts, before the round's E-step; then the mean over these "
         f"rounds{'' if results.single else ' and over the runs. ' + SPREAD_NOTE.rstrip('.')}."
     )
-    heads, rows = _grouped(results, ["group", "rounds", *labels.values()], rows, 0)
-    return Table("Calibration of the critic on D_L", heads, rows, note, names=1 + (len(results.groups) > 1))
+    heads = ["group", "rounds", *labels.values()]
+    return Table("Calibration of the critic on D_L", heads, rows, note, names=2)
 
 
 def _phases(results: Results) -> Table:
     rows = [[phase.replace("_", " "), g.name, time(took)] for g in results.groups for phase, took in g.phases.items()]
-    heads, rows = _grouped(results, ["phase", "group", "time"], rows, 1)
     note = "Parts of a run that was interrupted and resumed add up."
-    return Table("Where the time went", heads, rows, note, names=len(heads) - 1)
+    return Table("Where the time went", ["phase", "group", "time"], rows, note, names=2)
 
 
 def _times(results: Results) -> Table:
@@ -200,9 +205,8 @@ def _times(results: Results) -> Table:
         for group in results.groups
         if (times := group.seconds.get(part))
     ]
-    heads, rows = _grouped(results, ["part", "group", "median of a round", "all rounds"], rows, 1)
     note = "Parts can contain one another, so they do not add up."
-    return Table("Inside the rounds", heads, rows, note, names=len(heads) - 2)
+    return Table("Inside the rounds", ["part", "group", "median of a round", "all rounds"], rows, note, names=2)
 
 
 def _differences(results: Results) -> Table:

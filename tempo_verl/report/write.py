@@ -24,9 +24,8 @@ from tempo_verl.errors import UserError
 from tempo_verl.report.compare import read_runs, summarise
 from tempo_verl.report.data import RunData
 from tempo_verl.report.methods import about
-from tempo_verl.report.plots import FIGURES, draw
+from tempo_verl.report.plots import FIGURES, Drawing, draw
 from tempo_verl.report.results import Results
-from tempo_verl.report.style import Drawing
 from tempo_verl.report.tables import further_tables, main_tables, markdown
 from tempo_verl.report.words import UNDECIDED, alarm_lines, oracle_note, verdict_sentence, verdicts
 
@@ -74,7 +73,7 @@ def _build(run_dirs: Sequence[Path], out: Path) -> Results:
     for name in FIGURES:  # of an earlier report
         (plots / f"{name}.png").unlink(missing_ok=True)
     for drawing in drawings:
-        (plots / f"{drawing.name}.png").write_bytes(drawing.light)
+        (plots / f"{drawing.name}.png").write_bytes(drawing.png)
         results.plots.append(f"plots/{drawing.name}.png")
     document = {"title": results.title, "verdict": verdict_sentence(results), **asdict(results)}
     text = json.dumps(_present(document), indent=2, ensure_ascii=False, allow_nan=False)

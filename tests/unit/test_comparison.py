@@ -106,6 +106,7 @@ def test_runs_of_unequal_length_are_compared_where_both_were_validated(tmp_path)
     assert "| ttrl | avg@8, Held out | 2 | +10.0 points | 1 |" in table
     # what stands beside each other says which round it is of
     assert "| measure | group | before (round 0) | after | change |" in table
+    assert "| 20.0 → 90.0 % (round 3) |" in table and "| 20.0 → 40.0 % (round 2) |" in table
     assert "| tempo | 20.0 % | 90.0 % (round 3) |" in table and "| ttrl | 20.0 % | 40.0 % (round 2) |" in table
 
 

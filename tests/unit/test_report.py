@@ -23,7 +23,7 @@ from tempo_verl.report.data import read_jsonl, read_run
 from tempo_verl.report.methods import about
 from tempo_verl.report.plots import FIGURES as DRAWN
 from tempo_verl.report.results import Measured, Scores
-from tempo_verl.report.style import draw_all, with_symbols
+from tempo_verl.report.style import png, with_symbols
 from tempo_verl.report.words import NO_VALIDATION, duration, oracle_note, verdict_sentence
 from tempo_verl.report.write import symbols
 
@@ -385,12 +385,12 @@ def test_symbols_are_set_alike_everywhere(built, tmp_path):
         for name, (function, _, _) in DRAWN.items():
             figures = []
 
-            def kept(data, theme, function=function, figures=figures):
-                figures.append(function(data, theme))
+            def kept(data, function=function, figures=figures):
+                figures.append(function(data))
                 return figures[-1]
 
-            assert draw_all({name: (kept, name, name)}, results, stamp=results.stamp, notes=[])
-            texts = [text.get_text() for figure in figures for text in figure.findobj(Text)]
+            assert png(kept, results, results.stamp)
+            texts = [text.get_text() for text in figures[0].findobj(Text)]
             assert any("$D_U$" in text or "$D_L$" in text for text in texts) or name in ("diversity", "reliability")
             assert not any(re.search(r"(?<!\$)\bD_[LU]", text) for text in texts)
     assert with_symbols("5 $ on D_U") == r"5 \$ on $D_U$"
