@@ -305,7 +305,7 @@ FIGURES: dict[str, tuple[Callable[[Results], Figure | None], str, str]] = {
         lambda results: draw_panels(results, calibration(results)),
         "Calibration of the critic",
         "On fresh rollouts, before the round's E-step. AUROC near 0.5 means that the critic cannot tell right from "
-        "wrong: its reward on D_U carries no information. A gap above 0 means that it is too optimistic.",
+        "wrong, so a reward made of it carries no information. A gap above 0 means that it is too optimistic.",
     ),
     "reward": (
         lambda results: draw_panels(results, reward(results)),

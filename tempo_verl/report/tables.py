@@ -105,8 +105,12 @@ def _summary(results: Results) -> Table:
         alarms = f"{raised} of {len(group.members)} runs" if any(m.alarms.watched for m in group.members) else NONE
         rows.append([group.name, str(len(group.members)), alarms, *changes, auroc if group.calibration else NONE])
     heads = ["group", "runs", "alarms", *(f"{measure}, {set_label(name)}" for name, measure in columns), "AUROC on D_L"]
-    note = f"From the first to the last validation, or calibrating rounds. {SPREAD_NOTE}"
-    return Table("Summary", heads, rows, note)
+    note = "From the first to the last validation, or calibrating rounds."
+    return Table("Summary", heads, rows, f"{note} {SPREAD_NOTE}" if _has(rows, "±") else note)
+
+
+def _has(rows: list[list[str]], mark: str) -> bool:
+    return any(mark in cell for row in rows for cell in row)
 
 
 def _start_to_last(scores: Scores | None, apart: bool) -> str:
@@ -142,8 +146,7 @@ def _before_and_after(results: Results) -> Table:
                     change = text(scores.change, difference)
                     rows.append([set_label(name), measure, group.name, *ends, change, text(scores.best, unit)])
     heads = ["set", "measure", "group", *heads, "change", "at its best round"]
-    note = [INTERVAL_NOTE] if any("[" in cell for row in rows for cell in row) else []
-    note += [SPREAD_NOTE] if any("±" in cell for row in rows for cell in row) else []
+    note = [INTERVAL_NOTE] * _has(rows, "[") + [SPREAD_NOTE] * _has(rows, "±")
     if not results.single:
         note.append(
             f"The best round is that with a run's highest accuracy on {set_label(SELECTED_BY)!r}, on which it "
@@ -185,7 +188,7 @@ def _calibration(results: Results) -> Table:
     ]
     note = (
         "Measured in each round on its fresh labelled rollouts, before the round's E-step; then the mean over these "
-        f"rounds{'' if results.single else ' and over the runs. ' + SPREAD_NOTE.rstrip('.')}."
+        "rounds, and over the runs of a group."
     )
     heads = ["group", "rounds", *labels.values()]
     return Table("Calibration of the critic on D_L", heads, rows, note, names=2)
