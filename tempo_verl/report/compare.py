@@ -108,6 +108,10 @@ def what_to_know(groups: Sequence[Group], of_runs: Mapping[int, Validated]) -> l
                 f"{group.name}: its runs end at different rounds ({', '.join(map(str, ends))}); curves and changes are "
                 "over those all have."
             )
+        for name in sorted({name for run in group.runs for name in of_runs[id(run)].scores}, key=set_order):
+            rounds = [set(found) for run in group.runs if (found := of_runs[id(run)].scores.get(name))]
+            if max(map(len, rounds)) > 1 and len(set.intersection(*rounds)) < 2:
+                notes.append(f"{group.name}: {set_label(name)} has no second round that was validated in all its runs.")
         if len({seeds(run.settings) for run in group.runs}) < len(group.runs):
             notes.append(f"{group.name}: some of its runs have the same seeds, so the spread is not that over seeds.")
     names = sorted({name for of in of_runs.values() for name in of.scores}, key=set_order)
@@ -125,7 +129,7 @@ def what_to_know(groups: Sequence[Group], of_runs: Mapping[int, Validated]) -> l
             notes.append(f"No validation set is called {SELECTED_BY}: no best round is chosen.")
     versions = defaultdict(set)
     for run in runs:
-        for package, version in (run.info.get("versions") or {}).items():
+        for package, version in run.section("versions").items():
             versions[package].add(str(version))
     differ = [f"{package} {' / '.join(sorted(found))}" for package, found in versions.items() if len(found) > 1]
     if differ:
@@ -272,8 +276,7 @@ def _phases(runs: Sequence[RunData]) -> dict[str, Measured]:
     """Seconds of the phases in ``run.json``, which add up over the parts of a resumed run."""
     found = defaultdict(list)
     for run in runs:
-        seconds = run.info.get("seconds")
-        for phase, value in seconds.items() if isinstance(seconds, dict) else ():
+        for phase, value in run.section("seconds").items():
             if isinstance(value, (int, float)):
                 found[phase].append(value)
     return {phase: over_runs(values) for phase, values in found.items()}

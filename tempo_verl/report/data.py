@@ -64,6 +64,11 @@ class RunData:
         points = [(step, row[name]) for step, row in sorted(self.metrics.get(phase, {}).items()) if name in row]
         return [step for step, _ in points], [value for _, value in points]
 
+    def section(self, key: str) -> dict[str, Any]:
+        """A part of ``run.json``; empty where there is none."""
+        found = self.info.get(key)
+        return found if isinstance(found, dict) else {}
+
 
 def read_run(run_dir: Path) -> RunData:
     """Read every part of a run folder that is there.

@@ -116,8 +116,10 @@ def _has(rows: list[list[str]], mark: str) -> bool:
 def _start_to_last(scores: Scores | None, apart: bool) -> str:
     if scores is None:
         return NONE
+    if scores.last is None:
+        return text(scores.start and replace(scores.start, low=None, high=None), SHARE)
     said = f"{short(scores.start, SHARE)} → {short(scores.last, SHARE)} %"
-    return f"{said} (round {scores.rounds[1]})" if apart and scores.last else said
+    return f"{said} (round {scores.rounds[1]})" if apart else said
 
 
 def _common_rounds(results: Results) -> tuple[list[int | None], bool]:

@@ -117,7 +117,7 @@ def _page(runs: Sequence[RunData], results: Results, drawings: Sequence[Drawing]
         drawings=drawings,
         further=further_tables(results),
         commands=[(run.name, command) for run in runs if (command := _command(run))],
-        sections={name.capitalize(): _section(one, name) for name in ("versions", "machine")} if one else {},
+        sections={name.capitalize(): one.section(name) for name in ("versions", "machine")} if one else {},
         config=one.config if one else None,
     )
 
@@ -138,11 +138,6 @@ def _facts(run: RunData) -> dict[str, str]:
 def _command(run: RunData) -> str | None:
     command = run.info.get("command")
     return shlex.join(map(str, command)) if isinstance(command, list) else command
-
-
-def _section(run: RunData, key: str) -> dict[str, str]:
-    section = run.info.get(key)
-    return {str(name): str(value) for name, value in section.items()} if isinstance(section, dict) else {}
 
 
 def symbols(text: str) -> Markup:

@@ -118,6 +118,15 @@ def test_runs_of_one_group_are_averaged_in_the_last_round_that_all_have(tmp_path
     assert scores.change == approx(0.3, np.sqrt(0.02), 2)
 
 
+def test_runs_without_a_second_round_in_common_are_not_averaged(tmp_path):
+    runs = [make_seed(tmp_path / "a", 1, {0: 0.2, 2: 0.4}), make_seed(tmp_path / "b", 2, {0: 0.2, 3: 0.6})]
+    results = build_comparison(runs, tmp_path / "out")
+    scores = results.groups[0].scores["heldout"]["avg@8"]
+    assert (scores.rounds, scores.last, scores.change) == ((0, None), None, None)
+    assert "tempo: Held out has no second round that was validated in all its runs." in results.notes
+    assert "| 20.0 ± 0.0 % |" in (tmp_path / "out" / "table.md").read_text()
+
+
 def test_the_critic_is_measured_in_one_way(tmp_path):
     """The mean over the rounds: in the summary, the table, and above the diagrams, of one run and of several."""
     runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b")]
