@@ -1,41 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of a report.
-
-A figure is made of panels, a panel of lines. Of one group of runs, each colour stands for one data stream, and the
-lines of a panel share it. Of several groups, each colour stands for a group, and every line has a panel of its own.
-"""
+"""The figures of a report."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from textwrap import fill
 
-import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import PercentFormatter
 
 from tempo_verl.report.measures import is_average, set_label
-from tempo_verl.report.results import Curve, GroupResult, Results
-from tempo_verl.report.style import (
-    BINS,
-    COLOURS,
-    DOTTED,
-    ORACLE,
-    STREAMS,
-    TEXT,
-    WIDTH,
-    from_zero,
-    label_rounds,
-    legend,
-    png,
-)
+from tempo_verl.report.panels import Line, Panel, draw_panels, drawn, styles
+from tempo_verl.report.results import GroupResult, Results
+from tempo_verl.report.style import BINS, DOTTED, ORACLE, TEXT, WIDTH, legend, png
 from tempo_verl.report.words import rounds_of
-
-STYLES = ("-", "--", "-.")  # of groups, the next one when the colours are used up
-LONGEST_TITLE = 96  # characters across a figure
 
 
 @dataclass(frozen=True)
@@ -46,38 +24,6 @@ class Drawing:
     title: str
     reading: str
     png: bytes
-
-
-@dataclass(frozen=True)
-class Line:
-    """A curve of the results.
-
-    Attributes:
-        curve: its name in ``GroupResult.curves``.
-        label: in the legend beside other lines.
-        colour: one of ``STREAMS``, or the number of a colour.
-        style: as matplotlib writes it.
-        title: of its own panel, where groups are compared; None: not shown there.
-    """
-
-    curve: str
-    label: str
-    colour: str | int
-    style: str = "-"
-    title: str | None = None
-
-
-@dataclass(frozen=True)
-class Panel:
-    """Lines over rounds. ``scale`` is ``share`` (0 to 100 %), ``zero`` (from zero) or ``free``; ``level`` is marked."""
-
-    title: str
-    lines: list[Line]
-    unit: str = ""
-    scale: str = "free"
-    level: tuple[float, str] | None = None
-    width: float = 1
-    step: str = "round"
 
 
 def _oracle(text: str, name: str = "unlabeled") -> str:
@@ -100,7 +46,7 @@ def accuracy(results: Results) -> list[Panel]:
                 marker = ":o" if name == "unlabeled" else ":s"
                 lines.append(Line(f"{prefix}{name}/{measure}", f"validation: {label}", colour, marker, shown))
         panels.append(Panel(title, lines, "accuracy", "share", width=width, step=step))
-    if not any(_drawn(results, line) for line in panels[0].lines):
+    if not any(drawn(results, line) for line in panels[0].lines):
         return [replace(panels[1], title="")]
     return panels
 
@@ -110,21 +56,19 @@ def coverage(results: Results) -> list[Panel]:
     panels = []
     for name, measures in results.measures.items():
         label = _oracle(set_label(name), name)
-        passes = [measure for measure in measures if measure.startswith("pass@")]
-        votes = [measure for measure in measures if measure.startswith("maj@")]
-        if not passes and not votes:
-            continue
-        averages = list(filter(is_average, measures))
-        lines = [
-            *(Line(f"{name}/{of}", "pass@1", 0, "-o") for of in averages),
-            *(Line(f"{name}/{of}", of, number, "-o") for number, of in enumerate(passes, start=1)),
-            *(Line(f"{name}/{of}", "majority vote", "text", "--s", f"{of}, {label}") for of in votes),
-        ]
-        # of several pass@k the one with all samples is compared
-        lines = [
-            replace(ln, title=f"{passes[-1]}, {label}") if passes and ln.label == passes[-1] else ln for ln in lines
-        ]
-        panels.append(Panel(label, lines, scale="share"))
+        most = [measure for measure in measures if measure.startswith("pass@")][-1:]  # all that is compared of pass@k
+        lines = []
+        for number, of in enumerate(measures):
+            looks = {
+                "avg": ("pass@1", number, "-o"),
+                "pass": (of, number, "-o"),
+                "maj": ("majority vote", "text", "--s"),
+            }
+            if look := looks.get(kind := of.partition("@")[0]):
+                title = f"{of}, {label}" if of in most or kind == "maj" else None
+                lines.append(Line(f"{name}/{of}", *look, title))
+        if len(lines) > 1:
+            panels.append(Panel(label, lines, scale="share"))
     return panels
 
 
@@ -153,7 +97,7 @@ def reward(results: Results) -> list[Panel]:
         Line("tempo/unlabeled/reward_mean", rewarded, "labeled", title=rewarded),
         Line("tempo/oracle/accuracy", right, "unlabeled", "--", right),
     ]
-    return [Panel("", lines, scale="zero")] if _drawn(results, lines[0]) else []
+    return [Panel("", lines, scale="zero")] if drawn(results, lines[0]) else []
 
 
 def diversity(results: Results) -> list[Panel]:
@@ -166,81 +110,6 @@ def diversity(results: Results) -> list[Panel]:
             ("response_length", "response length", "tokens"),
         )
     ]
-
-
-def _drawn(results: Results, line: Line) -> bool:
-    return any(line.curve in group.curves for group in results.groups)
-
-
-def draw_panels(results: Results, panels: list[Panel]) -> Figure | None:
-    """Every panel that there is data for, in one figure; None if there is none."""
-    several = len(results.groups) > 1
-    if several:
-        panels = [replace(p, title=ln.title, lines=[ln], width=1) for p in panels for ln in p.lines if ln.title]
-    panels = [panel for panel in panels if any(_drawn(results, line) for line in panel.lines)]
-    if not panels:
-        return None
-    columns = 2 if len(panels) in (2, 4) else min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(WIDTH, 0.9 + (2.8 if rows == 1 else 2.25 * rows)), layout="constrained")
-    shared = all(panel.scale == "share" for panel in panels)
-    widths = [panel.width for panel in panels] if rows == 1 else None
-    axes = list(figure.subplots(rows, columns, sharey=shared, squeeze=False, width_ratios=widths).flat)
-    for empty in axes[len(panels) :]:
-        empty.set_axis_off()
-    for axis, panel in zip(axes, panels, strict=False):
-        for line in panel.lines:
-            for group, colour, style in _styles(results, line):
-                if line.curve in group.curves:
-                    _curve(axis, group.curves[line.curve], colour, style, group.name if several else line.label)
-        axis.set_title(fill(panel.title or "", LONGEST_TITLE // columns))
-        axis.set_ylabel(panel.unit if axis in axes[::columns] or not shared else "")
-        label_rounds(axis, panel.step if axis in axes[len(panels) - columns :] else "")
-        if panel.scale == "share":
-            axis.set_ylim(0, 1.03)
-            axis.yaxis.set_major_formatter(PercentFormatter(1))
-        elif panel.scale == "zero":
-            from_zero(axis)
-        if panel.level:
-            level, word = panel.level
-            axis.axhline(level, color=TEXT, linewidth=0.8, linestyle=DOTTED)
-            axis.annotate(word, (1, level), (-2, 2), ("axes fraction", "data"), "offset points", ha="right", fontsize=8)
-    legend(figure, axes, fewest=1 if several else 2)
-    return figure
-
-
-def _styles(results: Results, line: Line | None = None) -> Iterator[tuple[GroupResult, str, str]]:
-    """Each group with its colour and line."""
-    if line and len(results.groups) == 1:
-        colour = COLOURS[line.colour % len(COLOURS)] if isinstance(line.colour, int) else STREAMS[line.colour]
-        yield results.groups[0], colour, line.style
-        return
-    for number, group in enumerate(results.groups):
-        turn, index = divmod(number, len(COLOURS))
-        yield group, COLOURS[index], STYLES[turn % len(STYLES)]
-
-
-def _curve(axis: Axes, curve: Curve, colour: str, style: str, label: str) -> None:
-    """The group's line; over several runs a band of one standard deviation, over thin lines of single runs; of one run
-    the intervals over questions."""
-    values = curve.values
-    mean = np.array([at.value for at in values])
-    if not style.endswith(("o", "s")) and len(values) < 6:
-        style += "o"  # a line through one point would be invisible
-    if len(curve.runs) > 1:
-        for run in curve.runs:
-            axis.plot(list(run), list(run.values()), style.rstrip("os"), color=colour, linewidth=0.6, alpha=0.45)
-        deviation = np.array([at.std for at in values], dtype=float)
-        axis.fill_between(curve.steps, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0)
-    width = 1 if style.startswith(":") else 1.6
-    axis.plot(curve.steps, mean, style, color=colour, linewidth=width, markersize=4, label=label)
-    known = [(step, at) for step, at in zip(curve.steps, values, strict=True) if at.low is not None]
-    if known and style.startswith(":"):
-        below, above = ([abs((getattr(at, end) or 0.0) - at.value) for _, at in known] for end in ("low", "high"))
-        middle = [at.value for _, at in known]
-        axis.errorbar(
-            [s for s, _ in known], middle, [below, above], fmt="none", ecolor=colour, capsize=2.5, linewidth=1
-        )
 
 
 def reliability_diagram(results: Results) -> Figure | None:
@@ -258,7 +127,7 @@ def reliability_diagram(results: Results) -> Figure | None:
     for column, name in zip(axes.T, names, strict=False):
         top, bottom = column[0], column[-1]
         top.plot([0, 1], [0, 1], color=TEXT, linewidth=0.8, linestyle=DOTTED)
-        for group, colour, style in _styles(results):
+        for group, colour, style in styles(results):
             if curve := group.reliability.get(name):
                 size = 10 + (60 if several else 130) * curve.count / curve.count.max()
                 top.plot(curve.mean_score, curve.accuracy, style, color=colour, linewidth=1.2, label=group.name)
