@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,17 +50,23 @@ def paired_difference(before: Sequence[float], after: Sequence[float]) -> Estima
     return bootstrap(late - early for early, late in zip(before, after, strict=True))
 
 
-def estimates(questions: Iterable[Mapping[str, float]]) -> dict[str, Estimate]:
+def estimates(
+    questions: Iterable[Mapping[str, float]], interval: Callable[[str], bool] = lambda name: True
+) -> dict[str, Estimate]:
     """The mean of every measure, over the questions for which it is defined.
 
     Args:
         questions: the measures of each, see ``algo.evaluation.question_measures``.
+        interval: whether a measure, by its name, is worth the time of an interval.
     """
     columns: dict[str, list[float]] = defaultdict(list)
     for measures in questions:
         for name, value in measures.items():
             columns[name].append(value)
-    return {name: bootstrap(values) for name, values in columns.items()}
+    return {
+        name: bootstrap(values) if interval(name) else Estimate(float(np.mean(values)), questions=len(values))
+        for name, values in columns.items()
+    }
 
 
 def differences(pairs: Iterable[tuple[Mapping[str, float], Mapping[str, float]]]) -> dict[str, Estimate]:

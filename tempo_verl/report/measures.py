@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tempo_verl.algo.statistics import Estimate, QuestionKey, bootstrap, paired_difference
+from tempo_verl.algo.statistics import Estimate, QuestionKey, estimates, paired_difference
 from tempo_verl.report.data import PASS_AT, Measures, RunData
 
 SELECTED_BY = "heldout"  # the set whose accuracy chooses a run's best round: its answers may be looked at
@@ -39,21 +39,13 @@ def validated(run: RunData, phase: str = "tempo") -> Validated:
     for step, sets in sampled.items():
         for name, asked in sets.items():
             questions[short[name]][step] = asked
-            scores[short[name]][step] = _means(asked.values())
+            means = estimates(asked.values(), interval=is_average)
+            scores[short[name]][step] = dict(sorted(means.items(), key=lambda item: measure_order(item[0])))
     for name, steps in logged(run, phase).items():
         if name in questions or not questions:
             logged_only = {step: at for step, at in steps.items() if step not in scores[name]}
             scores[name] |= {step: {of: Estimate(v) for of, v in at.items()} for step, at in logged_only.items()}
     return Validated({name: dict(sorted(steps.items())) for name, steps in scores.items()}, dict(questions))
-
-
-def _means(questions: Iterable[Mapping[str, float]]) -> dict[str, Estimate]:
-    values = defaultdict(list)
-    for measures in questions:
-        for name, value in measures.items():
-            values[name].append(value)
-    means = {name: bootstrap(of) if is_average(name) else Estimate(sum(of) / len(of)) for name, of in values.items()}
-    return dict(sorted(means.items(), key=lambda item: measure_order(item[0])))
 
 
 def sources(run: RunData) -> set[str]:
@@ -130,7 +122,7 @@ def change(early: tuple[Validated, int], late: tuple[Validated, int], name: str,
     )
     if not is_average(measure) or not before or not after:
         first, last = (run.scores[name][step][measure].value for run, step in (early, late))
-        return Estimate(last - first)
+        return Estimate(last - first, questions=0)
     shared = [key for key in before if key in after]
     return paired_difference([before[key] for key in shared], [after[key] for key in shared]) if shared else None
 
