@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,7 +91,15 @@ def resolve_config(overrides: Sequence[str]) -> DictConfig:
         raise UserError("; ".join(lines)) from error
 
 
-def run_training(run: Run, overrides: Sequence[str], console: Console, *, title: str, verbose: bool = False) -> float:
+def run_training(
+    run: Run,
+    overrides: Sequence[str],
+    console: Console,
+    *,
+    title: str,
+    verbose: bool = False,
+    ended: Callable[[float], None] | None = None,
+) -> float:
     """Check, then train until done.
 
     Args:
@@ -99,6 +107,7 @@ def run_training(run: Run, overrides: Sequence[str], console: Console, *, title:
         overrides: Hydra overrides.
         title: what the progress bar says.
         verbose: verl's output on the console instead of a progress bar and a log file.
+        ended: called with the seconds the training process ran, also when it failed or was interrupted.
 
     Returns:
         Seconds the training process ran.
@@ -143,27 +152,36 @@ def run_training(run: Run, overrides: Sequence[str], console: Console, *, title:
         except BaseException:
             _stop(process)
             raise
+        finally:
+            seconds = time.monotonic() - started
+            if ended:
+                ended(seconds)
     status = read_status(run.status)
     if process.returncode != 0:
         cause = status.error or ("see the output above" if verbose else last_line(run.log))
         raise UserError(f"{title} failed: {cause.removeprefix('UserError: ')} (full log: {run.log})")
     if status.ends_early is not None:
         console.print(f"{title} ended early: {status.ends_early}", highlight=False, markup=False, soft_wrap=True)
-    return time.monotonic() - started
+    return seconds
 
 
 def write_run_info(folder: Path, command: str, seconds: dict[str, float], seed: int | None = None) -> None:
-    """What a reader needs to judge the numbers of a run: command, seed, versions, machine, times; in ``run.json``."""
+    """What a reader needs to judge the numbers of a run: command, seed, versions, machine, times; in ``run.json``.
+
+    Seconds are added, phase by phase, to those of an earlier part of the run in this folder.
+    """
     from tempo_verl.doctor import versions
 
+    path = folder / "run.json"
+    earlier = json.loads(path.read_text()).get("seconds", {}) if path.is_file() else {}
     info = {
         "command": command,
         "seed": seed,
         "versions": {"python": platform.python_version(), **versions()},
         "machine": {"system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()},
-        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "seconds": earlier | {name: round(earlier.get(name, 0) + value, 1) for name, value in seconds.items()},
     }
-    (folder / "run.json").write_text(json.dumps(info, indent=2))
+    path.write_text(json.dumps(info, indent=2))
 
 
 def _watch(process: subprocess.Popen, run: Run, config: DictConfig, console: Console, title: str, show: bool) -> None:

@@ -8,6 +8,7 @@ Deviations from a real run: a task of 16 tokens and a policy of 125k parameters 
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,9 @@ def quickstart(run_dir: Path, *, seed: int, fast: bool, console: Console, verbos
         tempo, _tempo_overrides(run_dir, stage0, size, seed), console, title="TEMPO on D_U", verbose=verbose
     )
     (run_dir / "config.yaml").write_text((tempo.folder / "config.yaml").read_text())
-    command = f"tempo-verl quickstart --seed {seed}" + (" --fast" if fast else "")
+    command = shlex.join(
+        ["tempo-verl", "quickstart", "--run-dir", str(run_dir), "--seed", str(seed), *["--fast"] * fast]
+    )
     write_run_info(run_dir, command, seconds | {"total": time.monotonic() - started}, seed)
     with console.status("report"):
         results = build_report(run_dir)

@@ -56,10 +56,10 @@ def collect(out: Path, seeds: Sequence[int], methods: Sequence[str]) -> pd.DataF
 
 def _rows(folder: Path, most: int | None = None) -> Iterator[dict]:
     from tempo_verl.report.data import read_run
-    from tempo_verl.report.validation import set_scores
+    from tempo_verl.report.measures import logged
 
     run = read_run(folder)
-    scores = set_scores(run)
+    scores = logged(run)
     before = 0
     for step in scores["unlabeled"]:
         row: dict = {"round": step}
@@ -220,7 +220,7 @@ def figures(metrics: pd.DataFrame, out: Path) -> list[Path]:
     """The three figures: accuracy; pass@8 and diversity; AUROC with and without recalibration (and the marks)."""
     from matplotlib.figure import Figure
 
-    from tempo_verl.report.style import LIGHT
+    from tempo_verl.report.style import COLOURS
 
     panels = {
         "accuracy": [("accuracy", "accuracy on D_U (avg@8)"), ("heldout", "accuracy on held-out questions (avg@8)")],
@@ -242,7 +242,7 @@ def figures(metrics: pd.DataFrame, out: Path) -> list[Path]:
                     continue
                 over = rows.groupby("round")[column]
                 mean, deviation = over.mean(), over.std().fillna(0)
-                colour, line = LIGHT.groups[number % len(LIGHT.groups)], "--" if number >= len(LIGHT.groups) else "-"
+                colour, line = COLOURS[number % len(COLOURS)], "--" if number >= len(COLOURS) else "-"
                 axis.plot(mean.index, mean, line, color=colour, marker="o", markersize=3, label=method)
                 axis.fill_between(mean.index, mean - deviation, mean + deviation, color=colour, alpha=0.12, linewidth=0)
             axis.set_title(title, fontsize=10)

@@ -193,7 +193,7 @@ def vote_weights(values: Sequence[float]) -> list[float]:
 
 
 def question_measures(
-    answers: Sequence[Hashable | None],
+    answers: Sequence[Hashable | None] | None,
     correct: Sequence[float | bool] | None = None,
     values: Sequence[float] | None = None,
     ks: Sequence[int] = (),
@@ -201,7 +201,7 @@ def question_measures(
     """All measures of one question; their means over questions are the results of an evaluation.
 
     Args:
-        answers: one a sample, n >= 1 of them.
+        answers: one a sample, n >= 1 of them; None if they are not known, then what is made of them is absent.
         correct: one a sample, 0 or 1; None if the question has no ground truth.
         values: critic values, one a sample; None without a critic.
         ks: the k of pass@k and maj@k, each from 1 to n.
@@ -214,19 +214,21 @@ def question_measures(
     Raises:
         ValueError: as the functions for the single measures.
     """
-    n = len(answers)
     measures: dict[str, float] = {}
     if correct is not None:
-        right = sum(one > 0.5 for one in correct)
+        n, right = len(correct), sum(one > 0.5 for one in correct)
         measures["avg"] = right / n
         measures |= {f"pass@{k}": float(pass_at_k(n, right, k)) for k in ks}
+    if answers is None:
+        return measures
+    if correct is not None:
         measures |= {f"maj@{k}": maj_at_k(answers, correct, k) for k in ks}
         if values is not None:
             weights = vote_weights(values)
             measures |= {f"weighted_maj@{k}": maj_at_k(answers, correct, k, weights) for k in ks}
             measures["best_of_n"] = best_of_n(correct, values)
     measures["distinct_answers"] = float(distinct_answers(answers))
-    measures["no_answer"] = sum(answer is None for answer in answers) / n
+    measures["no_answer"] = sum(answer is None for answer in answers) / len(answers)
     entropy = answer_entropy(answers)
     return measures if entropy is None else measures | {"answer_entropy": entropy}
 

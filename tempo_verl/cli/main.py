@@ -66,8 +66,15 @@ def train(
     from tempo_verl.launch import Run, run_training, write_run_info
 
     console = Console()
-    seconds = run_training(Run(run_dir), context.args, console, title="training", verbose=verbose)
-    write_run_info(run_dir, shlex.join(["tempo-verl", "train", *context.args]), {"training": seconds})
+    command = shlex.join(["tempo-verl", "train", "--run-dir", str(run_dir), *context.args])
+    run_training(
+        Run(run_dir),
+        context.args,
+        console,
+        title="training",
+        verbose=verbose,
+        ended=lambda seconds: write_run_info(run_dir, command, {"training": seconds}),
+    )
     _report(run_dir, console)
     if Run(run_dir).predictions.is_file():
         console.print(f"predictions: {Run(run_dir).predictions}")
@@ -104,14 +111,14 @@ def report(
     Runs that differ in their seeds only are averaged: means, standard deviations, and what differs between the others.
     """
     output_folder("--out" if out or len(runs) > 1 else "RUN", out or (runs[0] if len(runs) == 1 else Path("report")))
-    from tempo_verl.report import build_comparison, print_comparison
+    from tempo_verl.report import build_comparison, print_table
 
     console = Console()
     if len(runs) == 1:
         _report(runs[0], console, out)
         return
     out = out or Path("report")
-    print_comparison(build_comparison(runs, out), console)
+    print_table(build_comparison(runs, out), console)
     console.print(f"report: {out / 'report.html'}")
 
 

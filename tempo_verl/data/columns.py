@@ -111,7 +111,7 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Question:
+class RawQuestion:
     """A question as text; ``options`` by letter, ``messages`` of a chat that it ends, ``column`` it was found in,
     ``header`` of the grid that is asked for.
 
@@ -130,7 +130,7 @@ class Question:
 
 def read_question(
     fields: dict[str, Any], columns: Columns, *, strip: Sequence[re.Pattern] = (), seed: int = 0
-) -> Question:
+) -> RawQuestion:
     """The question of a record.
 
     Args:
@@ -162,10 +162,10 @@ def read_question(
     options, labels, correct = _options(fields, columns, f"{seed}:{text}")
     grid = next((grid for value in _values(fields, columns.answer) if (grid := _grid_of(value))), None)
     header = tuple(str(name) for name in grid["header"]) if grid else ()
-    return Question(text, column, passage, options, labels, header, messages, correct)
+    return RawQuestion(text, column, passage, options, labels, header, messages, correct)
 
 
-def read_answer(fields: dict[str, Any], columns: Columns, question: Question) -> tuple[str | None, str, str | None]:
+def read_answer(fields: dict[str, Any], columns: Columns, question: RawQuestion) -> tuple[str | None, str, str | None]:
     """(column, ground truth, style it suggests) of a record's answer; the style is ``None`` where the text must tell.
 
     Raises:
@@ -382,7 +382,7 @@ def _labelled(value: Any) -> tuple[list[str], list[Any]]:
     raise RowError("options unreadable", f"a {type(value).__name__}")
 
 
-def _letter(value: Any, question: Question, column: str) -> str:
+def _letter(value: Any, question: RawQuestion, column: str) -> str:
     """The letter of the right option: given as a letter, as the option's own label, as its text, or as its number."""
     options, letters = question.options, list(question.options)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -408,7 +408,7 @@ def _letter(value: Any, question: Question, column: str) -> str:
     raise RowError("answer is no option", f"{column} is {text[:60]!r}")
 
 
-def _chosen(question: Question, letter: str) -> str:
+def _chosen(question: RawQuestion, letter: str) -> str:
     return f"({letter}) {question.options[letter]}"
 
 

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from tempo_verl import __version__
-from tempo_verl.data.columns import Columns, Question, RowError, clean, guess_style, read_answer, read_question
+from tempo_verl.data.columns import Columns, RawQuestion, RowError, clean, guess_style, read_answer, read_question
 from tempo_verl.data.overlap import question_hash
 from tempo_verl.data.presets import Preset, preset
 from tempo_verl.data.sources import LocalFile, Record, Source, find_sources
@@ -251,7 +251,7 @@ class _Builder:
             },
         }
 
-    def _answer(self, record: Record, question: Question) -> tuple[str | None, str | None, str, RowError | None]:
+    def _answer(self, record: Record, question: RawQuestion) -> tuple[str | None, str | None, str, RowError | None]:
         """(column, ground truth, verifier, what is wrong with it)."""
         given = None if self._verifier == "auto" else self._verifier
         fallback = given or ("choice" if question.options else "grid" if question.header else "math")
@@ -264,7 +264,7 @@ class _Builder:
             truth = f"{truth} ± {self._settings.tolerance}"
         return column, truth, style, None
 
-    def _check_new(self, record: Record, question: Question, digest: str, truth: str | None) -> None:
+    def _check_new(self, record: Record, question: RawQuestion, digest: str, truth: str | None) -> None:
         """Raises RowError (or UserError, if asked to) for a question that is there already."""
         if self._settings.dedup != "off" and (seen := self._seen.get(self._dedup_key(question, digest))):
             first, other = seen
@@ -279,12 +279,12 @@ class _Builder:
                     )
                 raise RowError("overlap", f"with {path}")
 
-    def _dedup_key(self, question: Question, digest: str) -> str:
+    def _dedup_key(self, question: RawQuestion, digest: str) -> str:
         if self._settings.dedup == "exact":
             return repr((question.passage, question.text, question.options))
         return digest
 
-    def _prompt(self, record: Record, question: Question, style: str) -> list[dict[str, str]]:
+    def _prompt(self, record: Record, question: RawQuestion, style: str) -> list[dict[str, str]]:
         template = self._template
         if template is None:
             verl_format = question.messages is not None and {"data_source", "reward_model"} & record.fields.keys()
@@ -309,14 +309,14 @@ class _Builder:
         line = {"location": record.location, "reason": error.reason, "detail": error.detail}
         skipped.write(clean(json.dumps(line, ensure_ascii=False)) + "\n")
 
-    def _count(self, question: Question, column: str | None, style: str, truth: str | None) -> None:
+    def _count(self, question: RawQuestion, column: str | None, style: str, truth: str | None) -> None:
         used = {"question": question.column, "answer": column if truth is not None else None}
         for role, name in used.items():
             if name is not None:
                 self.summary.columns.setdefault(role, Counter())[name] += 1
         self.summary.verifiers[style] += 1
 
-    def _count_candidates(self, fields: dict[str, Any], question: Question, answer: str | None) -> None:
+    def _count_candidates(self, fields: dict[str, Any], question: RawQuestion, answer: str | None) -> None:
         passage, _ = self._columns.find(fields, "passage", besides=question.column)
         for role, taken in (("question", question.column), ("answer", answer)):
             if taken is None:
@@ -357,7 +357,7 @@ def _columns(settings: Settings, chosen: Preset | None) -> Columns:
     return replace(Columns(), **{**given, **settings.columns}, named=frozenset(settings.columns))
 
 
-def _lists_options(question: Question) -> bool:
+def _lists_options(question: RawQuestion) -> bool:
     """Some sets give the options apart and within the question as well."""
     return all(
         re.search(rf"{letter}\s*[).:]\s*{re.escape(option)}", question.text)

@@ -18,7 +18,7 @@ from tempo_verl.data.validation import check_disjoint, read_questions
 from tempo_verl.errors import UserError
 from tempo_verl.evaluation.draw import Sampler
 from tempo_verl.evaluation.engines import Sampling
-from tempo_verl.evaluation.questions import Question, digest, load_questions, spread
+from tempo_verl.evaluation.questions import Question, digest, evenly_spaced, load_questions
 from tempo_verl.evaluation.samples import Sample, read_samples, sample_folders, write_whole
 from tempo_verl.evaluation.summary import by_question, values_of
 
@@ -237,7 +237,7 @@ def answer(
         known_texts = read_questions("--labeled", list(map(str, labeled)), needs_answers=True)
         check_disjoint(known_texts, read_questions("--data", list(map(str, files)), needs_answers=False))
         known = load_questions("--labeled", labeled, with_answers=True)
-        known = [known[row] for row in spread(len(known), labeled_limit)]
+        known = [known[row] for row in evenly_spaced(len(known), labeled_limit)]
     sampler = Sampler(sampling, console)
     own, other = sample_folders(out)
     samples = sampler.draw(questions, files, own, "sampling the questions")

@@ -10,6 +10,7 @@ from typing import Any
 from tempo_verl.algo.advantage import final_value
 from tempo_verl.errors import UserError
 from tempo_verl.evaluation.engines import device_and_dtype, first_line
+from tempo_verl.models import missing_value_head
 
 BATCH = 16  # responses in one forward pass
 
@@ -26,8 +27,6 @@ def check_critic(path: str, policy: str, tokenizer: Any, trust_remote_code: bool
         UserError: no such model, no trained value head, or another vocabulary than the policy's.
     """
     from transformers import AutoTokenizer
-
-    from tempo_verl.models import missing_value_head
 
     try:
         missing = missing_value_head(Path(path), trust_remote_code) if Path(path).is_dir() else []

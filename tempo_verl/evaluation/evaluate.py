@@ -20,7 +20,7 @@ from tempo_verl.evaluation.draw import Sampler
 from tempo_verl.evaluation.engines import Sampling
 from tempo_verl.evaluation.questions import load_questions
 from tempo_verl.evaluation.samples import Sample, read_samples, read_settings, write_whole
-from tempo_verl.evaluation.summary import compare, notes, summarise, table_rows
+from tempo_verl.evaluation.summary import notes, paired_results, summarise, table_rows
 
 USUAL_KS = (1, 8, 16)
 INTERVALS = "Intervals are bootstrap 95 % intervals over questions; differences are paired by question."
@@ -60,7 +60,7 @@ def evaluate(
     results = summarise(samples, ks)
     results["notes"] = notes(results)
     if theirs is not None:
-        difference = results["difference"] = {"from": str(other), **compare(samples, theirs, ks)}
+        difference = results["difference"] = {"from": str(other), **paired_results(samples, theirs, ks)}
         results["notes"].append(f"differences are over the {difference['overall']['questions']} questions in both.")
     results |= {
         "settings": read_settings(out),

@@ -94,7 +94,7 @@ def aligned(questions: Sequence[Question], texts: Sequence[str]) -> list[Questio
     return found if len(found) == len(texts) else None
 
 
-def spread(count: int, most: int) -> list[int]:
+def evenly_spaced(count: int, most: int) -> list[int]:
     """At most ``most`` of the rows 0 .. count - 1, evenly spaced."""
     return [row * count // most for row in range(most)] if count > most else list(range(count))
 

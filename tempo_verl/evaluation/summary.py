@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -12,12 +12,11 @@ import numpy as np
 
 from tempo_verl.algo.calibration import calibration_metrics
 from tempo_verl.algo.evaluation import distinct_n, question_measures
-from tempo_verl.algo.statistics import Estimate, bootstrap, paired_difference
+from tempo_verl.algo.statistics import QuestionKey, differences, estimates, question_keys
 from tempo_verl.evaluation.samples import Sample
 
 OVERALL = "overall"
 Measures = dict[str, float]  # of one question
-QuestionKey = tuple[str, int]  # hash of the text, how many questions before it have the same text
 
 # Measures that are no shares of 1.
 NUMBERS = ("distinct_answers", "answer_entropy", "response_tokens")
@@ -76,7 +75,7 @@ def summarise(samples: Sequence[Sample], ks: Sequence[int]) -> dict[str, Any]:
     return _by_set(by_question(samples), lambda groups: _summarise(groups, ks))
 
 
-def compare(mine: Sequence[Sample], theirs: Sequence[Sample], ks: Sequence[int]) -> dict[str, Any]:
+def paired_results(mine: Sequence[Sample], theirs: Sequence[Sample], ks: Sequence[int]) -> dict[str, Any]:
     """Paired differences, mine minus theirs, over the questions in both; the same sets and measures as the results.
 
     Questions are matched by their text, those with the same text in their order.
@@ -85,11 +84,11 @@ def compare(mine: Sequence[Sample], theirs: Sequence[Sample], ks: Sequence[int])
     shared = {group[0].index: other[key] for key, group in _keyed(mine).items() if key in other}
     groups = [group for group in by_question(mine) if group[0].index in shared]
 
-    def differences(groups: list[list[Sample]]) -> dict[str, Any]:
-        pairs = [(shared[group[0].index], measure(group, ks)) for group in groups]
-        return {"questions": len(groups), "measures": _differences(pairs)}
+    def compared(groups: list[list[Sample]]) -> dict[str, Any]:
+        pairs = ((shared[group[0].index], measure(group, ks)) for group in groups)
+        return {"questions": len(groups), "measures": {name: asdict(of) for name, of in differences(pairs).items()}}
 
-    return _by_set(groups, differences)
+    return _by_set(groups, compared)
 
 
 def table_rows(results: Mapping[str, Any], comparison: Mapping[str, Any] | None = None) -> list[tuple[str, ...]]:
@@ -130,10 +129,7 @@ def _by_set(groups: list[list[Sample]], of: Callable[[list[list[Sample]]], dict[
 
 
 def _summarise(groups: list[list[Sample]], ks: Sequence[int]) -> dict[str, Any]:
-    columns: dict[str, list[float]] = defaultdict(list)
-    for group in groups:
-        for name, value in measure(group, ks).items():
-            columns[name].append(value)
+    measured = estimates(measure(group, ks) for group in groups)
     samples = [sample for group in groups for sample in group]
     judged = [sample for sample in samples if sample.correct is not None]
     summary: dict[str, Any] = {
@@ -141,7 +137,7 @@ def _summarise(groups: list[list[Sample]], ks: Sequence[int]) -> dict[str, Any]:
         "labeled": sum(group[0].correct is not None for group in groups),
         "samples": len(samples),
         "verifier_failures": sum(sample.error is not None for sample in samples),
-        "measures": {name: _estimate(bootstrap(values), len(values)) for name, values in columns.items()},
+        "measures": {name: asdict(estimate) for name, estimate in measured.items()},
     }
     values = values_of(judged)
     if judged and values is not None:
@@ -150,26 +146,8 @@ def _summarise(groups: list[list[Sample]], ks: Sequence[int]) -> dict[str, Any]:
 
 
 def _keyed(samples: Sequence[Sample]) -> dict[QuestionKey, list[Sample]]:
-    seen: Counter[str] = Counter()
-    keyed = {}
-    for group in by_question(samples):
-        text = group[0].hash
-        keyed[text, seen[text]] = group
-        seen[text] += 1
-    return keyed
-
-
-def _differences(pairs: Sequence[tuple[Measures, Measures]]) -> dict[str, Any]:
-    names = dict.fromkeys(name for theirs, mine in pairs for name in mine if name in theirs)
-    found = {}
-    for name in names:
-        both = [(theirs[name], mine[name]) for theirs, mine in pairs if name in theirs and name in mine]
-        found[name] = _estimate(paired_difference(*zip(*both, strict=True)), len(both))
-    return found
-
-
-def _estimate(estimate: Estimate, questions: int) -> dict[str, Any]:
-    return asdict(estimate) | {"questions": questions}
+    groups = by_question(samples)
+    return dict(zip(question_keys(group[0].hash for group in groups), groups, strict=True))
 
 
 def _number(name: str, value: float) -> str:

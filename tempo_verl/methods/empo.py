@@ -21,7 +21,7 @@ class EMPO(Method):
     """
 
     name = "empo"
-    title = "the policy learns on unlabelled questions, rewarded by the share of its answers that are equivalent"
+    title = "the policy learns on unlabelled questions D_U, rewarded by the share of its answers that are equivalent"
     row = (
         "the share of answers that are equivalent; a missing answer is alone",
         "GRPO",

@@ -15,7 +15,7 @@ class FrozenCritic(Method):
     """
 
     name = "frozen_critic"
-    title = "the policy learns on unlabelled questions, rewarded by a critic that stays as it was given"
+    title = "the policy learns on unlabelled questions D_U, rewarded by a critic that stays as it was given"
     row = (
         "V(x, y_1:T)",
         "R - V(x, y_1:t-1), whitened",

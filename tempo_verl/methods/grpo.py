@@ -12,7 +12,7 @@ class GRPO(Method):
     """GRPO on D_L (arXiv 2402.03300): the verdict against the prompt's other responses. No critic."""
 
     name = "grpo"
-    title = "the policy learns on labelled questions, rewarded by the verifier, without a critic"
+    title = "the policy learns on labelled questions D_L, rewarded by the verifier, without a critic"
     row = (
         "the verdict on D_L",
         "GRPO",

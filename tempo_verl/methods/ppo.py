@@ -14,7 +14,7 @@ class PPO(Method):
     """
 
     name = "ppo"
-    title = "the policy learns on labelled questions, rewarded by the verifier, with a value critic"
+    title = "the policy learns on labelled questions D_L, rewarded by the verifier, with a value critic"
     row = (
         "the verdict on D_L: stage 0, or keeping on with it",
         "GAE",

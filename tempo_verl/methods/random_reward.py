@@ -16,7 +16,7 @@ class RandomReward(Method):
     """
 
     name = "random_reward"
-    title = "the policy learns on unlabelled questions from random rewards, a control"
+    title = "the policy learns on unlabelled questions D_U from random rewards, a control"
     row = (
         "U(0, 1), a control",
         "GRPO",

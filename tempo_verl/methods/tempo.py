@@ -15,7 +15,7 @@ class Tempo(Method):
     """
 
     name = "tempo"
-    title = "the policy learns on unlabelled questions, rewarded by a critic that is refitted on labelled ones"
+    title = "the policy learns on unlabelled questions D_U, rewarded by a critic that is refitted on labelled ones"
     row = (
         "V(x, y_1:T) after the E-step",
         "R - V(x, y_1:t-1), whitened",

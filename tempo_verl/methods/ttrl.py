@@ -31,7 +31,7 @@ class TTRL(Method):
     """
 
     name = "ttrl"
-    title = "the policy learns on unlabelled questions, rewarded for agreeing with the majority of its own answers"
+    title = "the policy learns on unlabelled questions D_U, rewarded for agreeing with the majority of its own answers"
     row = (
         "the majority's answer: `tempo.ttrl.n_votes` samples vote, `n_train` of them train",
         "GRPO",

@@ -1,19 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Turn run folders into numbers, figures and one page that needs nothing else.
 
-``build_report(run_dir)`` is about one run, ``build_comparison(run_dirs, out)`` about several.
+The report of one run is a comparison of one: ``build_report(run_dir)``, ``build_comparison(run_dirs, out)``.
 """
 
-from tempo_verl.report.comparison import Comparison
-from tempo_verl.report.comparison_page import build_comparison, print_comparison
-from tempo_verl.report.page import build_report, print_table
 from tempo_verl.report.results import Results
+from tempo_verl.report.tables import print_table
+from tempo_verl.report.write import build_comparison, build_report
 
-__all__ = [
-    "Comparison",
-    "Results",
-    "build_comparison",
-    "build_report",
-    "print_comparison",
-    "print_table",
-]
+__all__ = ["Results", "build_comparison", "build_report", "print_table"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,28 +19,18 @@ from typing import Any
 import numpy as np
 import yaml
 
+from tempo_verl.algo.evaluation import pass_at_k, question_measures
+from tempo_verl.algo.statistics import QuestionKey, question_keys
 from tempo_verl.errors import UserError
 
 PHASES = ("stage0", "tempo")
 POOLED_ROUNDS = 3
 OTHER_SET = "other"
+PASS_AT = (4, 8)  # beside n
 
 Metrics = dict[int, dict[str, float]]  # step -> name -> value
-QuestionKey = tuple[str, int]  # prompt text, how many questions before it in the file have the same text
-
-
-@dataclass
-class Question:
-    """One validation prompt with its n samples.
-
-    ``answers`` is None where the dump has no ``pred`` column at all; one entry is None where no answer was found.
-    """
-
-    correct: list[bool] = field(default_factory=list)
-    answers: list[str | None] | None = field(default_factory=list)
-
-
-Validation = dict[str, dict[QuestionKey, Question]]  # set name -> question
+Measures = dict[str, float]  # of one question: avg@n, pass@k, maj@n, distinct answers, no answer found
+Validation = dict[str, dict[QuestionKey, Measures]]  # set name -> question
 
 
 @dataclass
@@ -54,7 +44,10 @@ class Pool:
 
 @dataclass
 class RunData:
-    """What a run folder holds. ``metrics`` and ``validation`` have one entry per phase that was found."""
+    """What a run folder holds. ``metrics`` and ``validation`` have one entry per phase that was found.
+
+    A run of ``tempo-verl train`` has the phase ``tempo`` alone, whatever its method.
+    """
 
     name: str
     metrics: dict[str, Metrics] = field(default_factory=dict)
@@ -71,6 +64,11 @@ class RunData:
         points = [(step, row[name]) for step, row in sorted(self.metrics.get(phase, {}).items()) if name in row]
         return [step for step, _ in points], [value for _, value in points]
 
+    def section(self, key: str) -> dict[str, Any]:
+        """A part of ``run.json``; empty where there is none."""
+        found = self.info.get(key)
+        return found if isinstance(found, dict) else {}
+
 
 def read_run(run_dir: Path) -> RunData:
     """Read every part of a run folder that is there.
@@ -82,8 +80,10 @@ def read_run(run_dir: Path) -> RunData:
     if not run_dir.is_dir():
         raise UserError(f"no run folder at {run_dir}; give the folder a training run wrote")
     run = RunData(name=run_dir.resolve().name)
-    run.info = _read_object(run_dir / "run.json", run.notes)
-    sets = _read_sets(run_dir, run.notes)
+    if not (info := run_dir / "run.json").is_file():
+        run.notes.append("run.json is missing: command, versions and phase times are not shown.")
+    run.info = _read_object(info)
+    sets = _read_sets(run_dir)
     config = run_dir / "config.yaml"
     if config.is_file():
         run.config = config.read_text(encoding="utf-8")
@@ -104,7 +104,7 @@ def read_run(run_dir: Path) -> RunData:
         if phase not in run.metrics:
             run.notes.append(f"{_short(folders[phase] / 'metrics.jsonl')} is missing: its curves are left out.")
     if "tempo" not in run.validation:
-        run.notes.append(f"{_short(folders['tempo'] / 'validation')} is missing: no before/after table.")
+        run.notes.append(f"{_short(folders['tempo'] / 'validation')} is missing: no intervals over questions.")
     run.pools = _read_pools(folders["tempo"] / "rounds", run.notes)
     return run
 
@@ -157,9 +157,8 @@ def _short(path: Path) -> str:
     return "/".join(parts[max((i for i, part in enumerate(parts) if part in PHASES), default=len(parts) - 1) :])
 
 
-def _read_object(path: Path, notes: list[str]) -> dict[str, Any]:
+def _read_object(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        notes.append(f"{path.name} is missing: {_MISSING[path.name]}")
         return {}
     try:
         value = json.loads(path.read_bytes())
@@ -170,17 +169,11 @@ def _read_object(path: Path, notes: list[str]) -> dict[str, Any]:
     return value
 
 
-_MISSING = {
-    "run.json": "command, versions and phase times are not shown.",
-    "sets.json": "validation questions are grouped by data_source.",
-}
-
-
-def _read_sets(run_dir: Path, notes: list[str]) -> dict[str, str]:
-    """Prompt text -> set name, from ``sets.json``."""
+def _read_sets(run_dir: Path) -> dict[str, str]:
+    """Prompt text -> set name, from ``sets.json``; empty without one, then ``data_source`` is the set's name."""
     path = run_dir / "sets.json"
     name_of: dict[str, str] = {}
-    for name, prompts in _read_object(path, notes).items():
+    for name, prompts in _read_object(path).items():
         if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
             raise UserError(f"{path}: set {name!r} must be a list of prompt texts")
         for prompt in map(str.strip, prompts):
@@ -236,61 +229,86 @@ def _read_validation(path: Path, sets: Mapping[str, str], notes: list[str]) -> V
         prompt, session, index = parts if len(parts) == 3 and parts[2].isdecimal() else (row["input"], str(number), "0")
         if int(index) >= sessions[prompt].get(session, (-1, row))[0]:
             sessions[prompt][session] = (int(index), row)
-    validation: Validation = defaultdict(dict)
-    seen: Counter[str] = Counter()
-    unassigned = 0
-    for outputs in sessions.values():
-        rows = [row for _, row in outputs.values()]
-        question, row = Question(), rows[0]
-        for row in rows:
-            question.correct.append((row["acc"] if _is_number(row.get("acc")) else row["score"]) > 0.5)
-            if "pred" not in row:
-                question.answers = None
-            elif question.answers is not None:
-                question.answers.append(None if row["pred"] is None else str(row["pred"]).strip() or None)
-        text = row["input"].strip()
-        if text not in sets and "data_source" not in row:
-            unassigned += bool(sets)
-        validation[sets.get(text) or str(row.get("data_source", OTHER_SET))][text, seen[text]] = question
-        seen[text] += 1
-    if unassigned:
+    questions = [[row for _, row in outputs.values()] for outputs in sessions.values()]
+    texts = [rows[0]["input"].strip() for rows in questions]
+    names = [sets.get(t) or str(r[0].get("data_source", OTHER_SET)) for t, r in zip(texts, questions, strict=True)]
+    if sets and (unassigned := names.count(OTHER_SET)):
         notes.append(f"{_short(path)}: {unassigned} questions are in no set of sets.json; shown as {OTHER_SET!r}.")
+    n = {name: max(len(r) for of, r in zip(names, questions, strict=True) if of == name) for name in set(names)}
+    validation: Validation = defaultdict(dict)
+    for name, key, rows in zip(names, question_keys(texts), questions, strict=True):
+        validation[name][key] = _measures(rows, n[name])
     return dict(validation)
 
 
+def _measures(rows: Sequence[Mapping[str, Any]], n: int) -> Measures:
+    """The measures of one question; samples that failed are missing from the dump and count as wrong, as in training.
+
+    Args:
+        rows: its samples; what needs answers is absent where one has no ``pred`` column.
+        n: samples asked for.
+    """
+    failed = n - len(rows)
+    correct = [(row["acc"] if _is_number(row.get("acc")) else row["score"]) > 0.5 for row in rows] + [False] * failed
+    answers: list[str | None] | None = None
+    if all("pred" in row for row in rows):
+        found = [None if row["pred"] is None else str(row["pred"]).strip() or None for row in rows]
+        answers = found + [None] * failed
+    measured = question_measures(answers, correct, ks=[n])
+    names = {
+        "avg": f"avg@{n}",
+        f"maj@{n}": f"maj@{n}",
+        "distinct_answers": "distinct answers",
+        "no_answer": "no answer found",
+    }
+    return {
+        **{shown: measured[name] for name, shown in names.items() if name in measured},
+        **{f"pass@{k}": float(pass_at_k(n, sum(correct), k)) for k in {*PASS_AT, n} if 1 < k <= n},
+    }
+
+
+def windows(rounds: Sequence[int]) -> dict[str, list[int]]:
+    """The first and the last ``POOLED_ROUNDS`` of some rounds, fewer if they would overlap, and as many between."""
+    if not rounds:
+        return {}
+    size = min(POOLED_ROUNDS, max(1, len(rounds) // 2))
+    chosen = {"first": list(rounds[:size])}
+    if len(rounds) >= 3 * size:
+        middle = (len(rounds) - size) // 2
+        chosen["middle"] = list(rounds[middle : middle + size])
+    if len(rounds) > 1:
+        chosen["last"] = list(rounds[-size:])
+    return chosen
+
+
 def _read_pools(folder: Path, notes: list[str]) -> dict[str, Pool]:
-    """The first and the last ``POOLED_ROUNDS`` calibrating rounds, fewer if they would overlap, and as many between."""
-    rounds = []
+    """The calibrating rounds in :func:`windows`; those without an E-step hold no values of labelled rollouts."""
+    paths = {}
     files = _numbered(folder, r"round_(\d+)\.npz")
     for number, path in files:
         try:
             with np.load(path) as arrays:
-                if arrays.get("labeled_value", np.empty(0)).size:  # absent in rounds without an E-step
-                    rounds.append((number, path))
+                if arrays.get("labeled_value", np.empty(0)).size:
+                    paths[number] = path
         except (ValueError, EOFError, zipfile.BadZipFile) as error:
             if path != files[-1][1]:
                 raise UserError(f"{path}: not a readable .npz file ({error})") from None
             notes.append(f"{_short(path)} is cut off and ignored.")
-    if not rounds:
+    if not paths:
         notes.append(f"{_short(folder)} holds no critic values of labelled rollouts: no reliability diagram.")
-        return {}
-    size = min(POOLED_ROUNDS, max(1, len(rounds) // 2))
-    chosen = {"first": rounds[:size]}
-    if len(rounds) >= 3 * size:
-        middle = (len(rounds) - size) // 2
-        chosen["middle"] = rounds[middle : middle + size]
-    if len(rounds) > 1:
-        chosen["last"] = rounds[-size:]
-    return {which: _read_pool(part) for which, part in chosen.items()}
+    return {
+        which: _read_pool({number: paths[number] for number in rounds})
+        for which, rounds in windows(list(paths)).items()
+    }
 
 
-def _read_pool(rounds: Sequence[tuple[int, Path]]) -> Pool:
+def _read_pool(paths: Mapping[int, Path]) -> Pool:
     values, corrects = [], []
-    for _, path in rounds:
+    for path in paths.values():
         with np.load(path) as arrays:
             value, correct = arrays["labeled_value"], arrays.get("labeled_correct")
         if correct is None or value.ndim != 1 or value.shape != correct.shape or not np.isfinite(value).all():
             raise UserError(f"{path}: labeled_value and labeled_correct must both be (N,), without gaps")
         values.append(value.astype(float))
         corrects.append(correct > 0.5)
-    return Pool([number for number, _ in rounds], np.concatenate(values), np.concatenate(corrects))
+    return Pool(list(paths), np.concatenate(values), np.concatenate(corrects))

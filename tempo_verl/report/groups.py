@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from tempo_verl.report.data import RunData
+from tempo_verl.report.methods import about
 
 # Names, logging, checkpoints and Ray say nothing about what a run learns.
 IGNORED = (
@@ -43,7 +44,7 @@ class Group:
     @property
     def oracle(self) -> bool:
         """Whether the group was trained on the answers of D_U."""
-        return self.runs[0].method == "oracle"
+        return about(self.runs[0].method).uses_answers_of_d_u is True
 
 
 def comparable(settings: Mapping[str, Any]) -> dict[str, str]:

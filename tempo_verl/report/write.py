@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from tempo_verl.errors import UserError
-from tempo_verl.report.style import Drawing
+from tempo_verl.report.compare import read_runs, summarise
+from tempo_verl.report.data import RunData
+from tempo_verl.report.methods import about
+from tempo_verl.report.plots import FIGURES, Drawing, draw
+from tempo_verl.report.results import Results
+from tempo_verl.report.tables import further_tables, main_tables, markdown
+from tempo_verl.report.words import UNDECIDED, alarm_lines, oracle_note, verdict_sentence, verdicts
 
 RUN_FILES = ("config.yaml", "metrics.jsonl", "run.json", "stage0", "tempo")
 
@@ -39,29 +46,41 @@ def check_out(out: Path) -> None:
         raise UserError(f"--out={out} holds files and no report; name a new or empty folder")
 
 
-def write_report(
-    folder: Path, results: Any, *, table: str, page: str, drawings: Sequence[Drawing], figures: Iterable[str]
-) -> None:
-    """Write the four parts into ``folder``.
+def build_report(run_dir: Path, out: Path | None = None) -> Results:
+    """The report of one run, into its folder or into ``out``; raises as :func:`build_comparison`."""
+    if out is not None:
+        check_out(Path(out))
+    return _build([Path(run_dir)], Path(out or run_dir))
 
-    Args:
-        results: a dataclass; its ``plots`` are filled in.
-        table: text of ``table.md``.
-        page: text of ``report.html``.
-        drawings: written as ``plots/<name>.png``, light.
-        figures: names of all figures there may be; those not in ``drawings`` are removed, as of an earlier report.
+
+def build_comparison(run_dirs: Sequence[Path], out: Path) -> Results:
+    """Read run folders and write one report over them into ``out``.
+
+    Raises:
+        UserError: (a ``ValueError``) a run that cannot be read or compared, or ``out`` holds something else than an
+            earlier report.
     """
-    plots = folder / "plots"
+    check_out(out)
+    return _build(run_dirs, out)
+
+
+def _build(run_dirs: Sequence[Path], out: Path) -> Results:
+    runs = read_runs(run_dirs)
+    results = summarise(runs)
+    drawings = draw(results)
+    plots = out / "plots"
     plots.mkdir(parents=True, exist_ok=True)
-    for name in figures:
+    for name in FIGURES:  # of an earlier report
         (plots / f"{name}.png").unlink(missing_ok=True)
     for drawing in drawings:
-        (plots / f"{drawing.name}.png").write_bytes(drawing.light)
+        (plots / f"{drawing.name}.png").write_bytes(drawing.png)
         results.plots.append(f"plots/{drawing.name}.png")
-    document = json.dumps(_present(asdict(results)), indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / "results.json").write_text(document + "\n", encoding="utf-8")
-    (folder / "table.md").write_text(table, encoding="utf-8")
-    (folder / "report.html").write_text(page, encoding="utf-8")
+    document = {"title": results.title, "verdict": verdict_sentence(results), **asdict(results)}
+    text = json.dumps(_present(document), indent=2, ensure_ascii=False, allow_nan=False)
+    (out / "results.json").write_text(text + "\n", encoding="utf-8")
+    (out / "table.md").write_text(markdown(results), encoding="utf-8")
+    (out / "report.html").write_text(_page(runs, results, drawings), encoding="utf-8")
+    return results
 
 
 def _present(value: Any) -> Any:
@@ -73,8 +92,7 @@ def _present(value: Any) -> Any:
     return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
 
 
-def render_page(template: str, **values: Any) -> str:
-    """A template of this package as one HTML document."""
+def _page(runs: Sequence[RunData], results: Results, drawings: Sequence[Drawing]) -> str:
     environment = Environment(
         loader=PackageLoader("tempo_verl.report", "."),
         autoescape=True,
@@ -84,26 +102,44 @@ def render_page(template: str, **values: Any) -> str:
     )
     environment.filters["data_uri"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode("ascii")
     environment.filters["symbols"] = symbols
-    return environment.get_template(template).render(**values)
+    one = runs[0] if results.single else None
+    return environment.get_template("report.html.j2").render(
+        results=results,
+        verdicts=verdicts(results),
+        verdict=verdict_sentence(results),
+        undecided=UNDECIDED,
+        methods=list(dict.fromkeys(about(group.method).text for group in results.groups)),
+        oracle_note=oracle_note(results),
+        facts=_facts(one) if one else {},
+        notes=[*results.notes, *results.missing],
+        tables=main_tables(results),
+        alarms=alarm_lines(results),
+        drawings=drawings,
+        further=further_tables(results),
+        commands=[(run.name, command) for run in runs if (command := _command(run))],
+        sections={name.capitalize(): one.section(name) for name in ("versions", "machine")} if one else {},
+        config=one.config if one else None,
+    )
+
+
+def _facts(run: RunData) -> dict[str, str]:
+    """Method, rounds and every other single value of ``run.json``."""
+    facts = {"method": run.method} if run.method else {}
+    if steps := run.metrics.get("tempo"):
+        facts["rounds"] = str(max(steps))
+    if steps := run.metrics.get("stage0"):
+        facts["stage 0 steps"] = str(max(steps))
+    for key, value in run.info.items():
+        if key not in ("command", "method") and isinstance(value, (str, int, float)):
+            facts.setdefault(key.replace("_", " "), str(value))
+    return facts
+
+
+def _command(run: RunData) -> str | None:
+    command = run.info.get("command")
+    return shlex.join(map(str, command)) if isinstance(command, list) else command
 
 
 def symbols(text: str) -> Markup:
     """Escape a text for HTML and set D_L and D_U as symbols."""
     return Markup(re.sub(r"\bD_([LU])\b", r"<i>D</i><sub>\1</sub>", str(escape(text))))
-
-
-def cell(text: str) -> str:
-    """A text for a Markdown table."""
-    return text.replace("|", "\\|")
-
-
-def duration(seconds: float) -> str:
-    """``0.35 s``, ``12.3 s``, ``4 min 05 s``, ``2 h 07 min``."""
-    if seconds < 1:
-        return f"{seconds:.2f} s"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

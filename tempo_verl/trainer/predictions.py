@@ -17,7 +17,7 @@ from tempo_verl.data.streams import Streams, WithoutAnswers, batch_of, row_of
 from tempo_verl.data.validation import prompt_text
 from tempo_verl.errors import UserError
 from tempo_verl.evaluation.answers import write_predictions
-from tempo_verl.evaluation.questions import Question, aligned, load_questions, question_of, spread
+from tempo_verl.evaluation.questions import Question, aligned, evenly_spaced, load_questions, question_of
 from tempo_verl.evaluation.samples import Sample
 from tempo_verl.methods import Method
 from tempo_verl.trainer.batch import Samples, clear, last_outputs
@@ -77,7 +77,7 @@ class Predictions:
         most = settings.predictions.labeled
         if self._streams.labeled is not None and most:
             rows, source = self._streams.labeled.dataset, ("tempo.labeled.files", str(settings.labeled.files))
-            asked = {row: _question(*source, row, rows[row]) for row in spread(len(rows), most)}
+            asked = {row: _question(*source, row, rows[row]) for row in evenly_spaced(len(rows), most)}
             labeled = self._draw(port, number, "predictions: labelled questions", rows, asked, verified=True)
         out = Path(settings.predictions.file)
         lines = write_predictions(out, self._questions, samples, labeled, upper_bound=self._method.reads_answers)

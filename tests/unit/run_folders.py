@@ -48,6 +48,7 @@ def round_metrics(step: int) -> dict:
         "tempo/labeled/gap": 0.01,
         "tempo/oracle/accuracy": 0.3,
         "tempo/oracle/auroc": 0.7,
+        "tempo/unlabeled/reward_mean": 0.5,
         "tempo/unlabeled/entropy": 0.4,
         "tempo/unlabeled/response_length": 9.5,
         "tempo/unlabeled/distinct_answers": 2.5,

@@ -29,7 +29,7 @@ from tempo_verl.errors import UserError
 from tempo_verl.evaluation.draw import sample_seed
 from tempo_verl.evaluation.engines import Sampling, TransformersEngine
 from tempo_verl.evaluation.evaluate import evaluate
-from tempo_verl.evaluation.questions import Question, aligned, load_questions, prompt_ids, spread
+from tempo_verl.evaluation.questions import Question, aligned, evenly_spaced, load_questions, prompt_ids
 from tempo_verl.tasks.running_sums import solve
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -167,7 +167,7 @@ def test_rows_that_were_left_out_do_not_move_the_others() -> None:
 
 @pytest.mark.parametrize(("count", "most"), [(150, 128), (33, 32), (7, 7), (5, 128), (2400, 64)])
 def test_questions_are_spread_over_their_set(count: int, most: int) -> None:
-    rows = spread(count, most)
+    rows = evenly_spaced(count, most)
     assert len(rows) == len(set(rows)) == min(count, most)
     assert set(np.diff(rows)) <= {count // len(rows), count // len(rows) + 1}
 

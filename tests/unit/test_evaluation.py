@@ -21,7 +21,7 @@ from tempo_verl.algo.evaluation import (
     tally,
     weighted_vote,
 )
-from tempo_verl.algo.statistics import bootstrap, paired_difference
+from tempo_verl.algo.statistics import Estimate, bootstrap, differences, estimates, paired_difference, question_keys
 from tempo_verl.trainer.metrics import validation_metrics
 
 
@@ -168,7 +168,8 @@ def test_the_measures_of_a_question() -> None:
 def test_validation_metrics_have_the_same_measures() -> None:
     sources, prompts = ["s"] * 6, ["p"] * 3 + ["q"] * 3
     answers = ["1", "1", "2", "5", None, "6"]
-    metrics = validation_metrics(sources, prompts, [1, 1, 0, 1, 0, 0], answers, {("s", "p"): 3, ("s", "r"): 3})
+    found = {"acc": [1, 1, 0, 1, 0, 0], "pred": [answer or "" for answer in answers]}
+    metrics = validation_metrics(sources, prompts, found, {("s", "p"): 3, ("s", "r"): 3})
     # q: 5, none, 6; r: three samples that failed
     core = "val-core/s/acc"
     assert metrics == {
@@ -194,3 +195,28 @@ def test_a_paired_difference() -> None:
     assert apart.high - apart.low > 4 * (paired.high - paired.low)  # what pairing is for
     with pytest.raises(ValueError):
         paired_difference([0.0], [0.0, 1.0])
+
+
+def test_an_interval_does_not_depend_on_the_order_of_the_questions() -> None:
+    values = np.random.default_rng(0).random(60)
+    shuffled = np.random.default_rng(1).permutation(values)
+    assert bootstrap(values) == bootstrap(shuffled) == bootstrap(sorted(values))
+    assert bootstrap(values).questions == 60
+
+
+def test_means_and_differences_of_all_measures() -> None:
+    before, after = [{"a": 0.0, "b": 1.0}, {"a": 1.0}], [{"a": 0.5, "b": 0.0}, {"a": 1.5, "b": 9.0}]
+    found = estimates(before)
+    assert (found["a"].value, found["a"].questions) == (0.5, 2)
+    assert found["b"] == Estimate(1.0)  # one question: nothing to resample
+    changed = differences(zip(before, after, strict=True))
+    assert (changed["a"].value, changed["a"].low, changed["a"].questions) == (0.5, 0.5, 2)
+    assert changed["b"] == Estimate(-1.0)
+
+
+def test_questions_with_the_same_text_are_told_apart() -> None:
+    assert question_keys(["x", "y", "x", "x"]) == [("x", 0), ("y", 0), ("x", 1), ("x", 2)]
+
+
+def test_measures_without_answers() -> None:
+    assert question_measures(None, [True, False], ks=(2,)) == {"avg": 0.5, "pass@2": 1.0}

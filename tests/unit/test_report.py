@@ -11,17 +11,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from rich.console import Console
 from run_folders import UNLABELED, make_run, validation_rows, write_lines
 
 from tempo_verl.algo.evaluation import majority_correct
-from tempo_verl.report import Results, build_report, print_table
+from tempo_verl.algo.statistics import Estimate, bootstrap
+from tempo_verl.report import Results, build_comparison, build_report, print_table
+from tempo_verl.report.compare import summarise
 from tempo_verl.report.data import read_jsonl, read_run
-from tempo_verl.report.page import oracle_note
-from tempo_verl.report.results import Estimate, SetResult, bootstrap, summarise, verdict_sentence
-from tempo_verl.report.write import duration, symbols
+from tempo_verl.report.methods import about
+from tempo_verl.report.plots import FIGURES as DRAWN
+from tempo_verl.report.results import Measured, Scores
+from tempo_verl.report.style import png, with_symbols
+from tempo_verl.report.words import NO_VALIDATION, duration, oracle_note, verdict_sentence
+from tempo_verl.report.write import symbols
 
-FIGURES = {"accuracy", "calibration", "coverage", "diversity", "reliability"}
+FIGURES = {"accuracy", "calibration", "coverage", "diversity", "reliability", "reward"}
 
 
 @pytest.fixture
@@ -53,32 +59,41 @@ class Page(HTMLParser):
 
 def test_numbers_by_hand(built):
     _, results = built
-    adapted = results.sets["unlabeled"]
-    before, after, change = adapted.before, adapted.after, adapted.change
-    assert (before.step, after.step, before.questions, before.samples) == (0, 10, 2, 8)
-    assert before.avg.value == pytest.approx((1 / 8 + 4 / 8) / 2)
-    assert after.avg.value == pytest.approx((3 / 8 + 8 / 8) / 2)
+    sets = results.groups[0].scores
+    assert list(sets) == ["unlabeled", "heldout"]
+    adapted = sets["unlabeled"]
+    average = adapted["avg@8"]
+    assert (average.rounds, average.questions) == ((0, 10), 2)
+    assert average.start.value == pytest.approx((1 / 8 + 4 / 8) / 2)
+    assert average.last.value == pytest.approx((3 / 8 + 8 / 8) / 2)
     # 1 - C(7, 4) / C(8, 4) and 1 - C(4, 4) / C(8, 4)
-    assert before.pass_at == pytest.approx({1: 5 / 16, 4: ((1 - 35 / 70) + (1 - 1 / 70)) / 2, 8: 1.0})
-    assert (before.maj, after.maj) == (0.5, 0.5)
-    assert (before.distinct, after.distinct) == (2.0, 1.5)
-    assert (before.malformed, after.malformed) == (0.25, 0.0)
+    assert adapted["pass@4"].start.value == pytest.approx(((1 - 35 / 70) + (1 - 1 / 70)) / 2)
+    both = {name: (scores.start.value, scores.last.value) for name, scores in adapted.items() if scores.last}
+    assert both["pass@8"] == (1.0, 1.0)
+    assert both["maj@8"] == (0.5, 0.5)
+    assert both["distinct answers"] == (2.0, 1.5)
+    assert both["no answer found"] == (0.25, 0.0)
     # gains of 2/8 and 4/8: every resample of two questions has a mean in {2/8, 3/8, 4/8}
+    change = average.change
     assert (change.value, change.low, change.high) == pytest.approx((0.375, 0.25, 0.5))
-    assert adapted.verdict == "improved"
-    assert results.sets["heldout"].verdict == "no clear change"
-    assert results.verdict.startswith("Unlabelled D_U: improved, avg@8 31.2 % → 68.8 % (+37.5 points")
+    assert average.verdict == "improved"
+    assert sets["heldout"]["avg@8"].verdict == "no clear change"
+    assert verdict_sentence(results).startswith("Unlabelled D_U: improved, avg@8 31.2 % → 68.8 % (+37.5 points")
 
 
 def test_written_files_agree_with_results(built):
     run_dir, results = built
     saved = json.loads((run_dir / "results.json").read_text())
-    assert saved["sets"]["unlabeled"]["before"]["pass_at"]["4"] == results.sets["unlabeled"].before.pass_at[4]
-    assert saved["calibration"]["first"]["rounds"] == [1, 2, 3]
-    assert saved["calibration"]["last"]["rounds"] == [6, 7, 8]
-    assert saved["calibration"]["last"]["samples"] == 96
+    (group,), (measured,) = saved["groups"], results.groups
+    scores = group["scores"]["unlabeled"]
+    assert scores["pass@4"]["start"]["value"] == measured.scores["unlabeled"]["pass@4"].start.value
+    assert saved["verdict"] == verdict_sentence(results)
+    assert group["rounds"] == {"first": [[1, 2, 3]], "last": [[6, 7, 8]]}
+    assert sum(group["reliability"]["last"]["count"]) == 96
     table = (run_dir / "table.md").read_text()
     assert "| set | measure | before (round 0) | after (round 10) | change |" in table
+    average = "31.2 % [12.5, 50.0] | 68.8 % [37.5, 100.0] | +37.5 points [+25.0, +50.0]"
+    assert f"| Unlabelled D_U | avg@8 | {average} |" in table
     assert "| Unlabelled D_U | maj@8 | 50.0 % | 50.0 % | +0.0 points |" in table
     assert "| Unlabelled D_U | distinct answers | 2.00 | 1.50 | −0.50 |" in table
     assert "no answer of D_U reaches training" in table
@@ -97,6 +112,16 @@ def test_print_table(built):
     print_table(results, console)
     text = console.file.getvalue()
     assert "after (round 10)" in text and "Held out" in text and "no clear change" in text
+
+
+def test_a_narrow_window_breaks_no_number(built):
+    _, results = built
+    print_table(results, console := Console(width=80, file=io.StringIO()))
+    lines = console.file.getvalue().splitlines()
+    heads = [[cell.strip() for cell in line.split("┃")[1:-1]] for line in lines if "┃" in line]
+    assert [head[2:4] for head in heads] == [["before", "after"], ["(round 0)", "(round 10)"]]
+    assert any("+37.5 points" in line for line in lines) and any("[+25.0, +50.0]" in line for line in lines)
+    assert not any("…" in line for line in lines)
 
 
 def test_majority_ties_and_empty_answers():
@@ -119,7 +144,7 @@ def test_bootstrap():
     [(0.01, 0.2, "improved"), (-0.2, -0.01, "got worse"), (-0.1, 0.1, "no clear change"), (None, None, None)],
 )
 def test_verdict(low, high, verdict):
-    assert SetResult(None, None, Estimate(0.0, low, high)).verdict == verdict
+    assert Scores((0, 1), None, None, Measured(0.0, low, high), 2, None).verdict == verdict
 
 
 def test_duration_and_symbols():
@@ -134,9 +159,9 @@ def test_duration_and_symbols():
 def test_cut_off_last_line_is_ignored(run_dir):
     for path in (run_dir / "tempo" / "metrics.jsonl", run_dir / "tempo" / "validation" / "10.jsonl"):
         path.write_bytes(path.read_bytes() + '{"step": 9, "data": {"é'.encode()[:-1])
-    results = summarise(read_run(run_dir))
-    assert "tempo/metrics.jsonl ends in a cut-off line, which is ignored." in results.notes
-    assert results.sets["unlabeled"].after.avg.value == pytest.approx(11 / 16)
+    results = summarise([read_run(run_dir)])
+    assert "tempo/metrics.jsonl ends in a cut-off line, which is ignored." in results.missing
+    assert results.groups[0].scores["unlabeled"]["avg@8"].last.value == pytest.approx(11 / 16)
 
 
 @pytest.mark.parametrize("broken", ["{nonsense", "[1, 2]", '{"step": "3", "data": {}}', '{"step": 3}'])
@@ -209,8 +234,8 @@ def test_rounds_without_labels_and_a_cut_off_round(run_dir):
     "part, lost, note",
     [
         ("stage0", set(), "stage0/metrics.jsonl is missing"),
-        ("tempo/metrics.jsonl", {"calibration", "diversity"}, "tempo/metrics.jsonl is missing"),
-        ("tempo/validation", {"coverage"}, "no before/after table"),
+        ("tempo/metrics.jsonl", {"calibration", "diversity", "reward"}, "tempo/metrics.jsonl is missing"),
+        ("tempo/validation", {"coverage"}, "no intervals over questions"),
         ("tempo/rounds", {"reliability"}, "no reliability diagram"),
     ],
 )
@@ -222,7 +247,7 @@ def test_missing_part_is_left_out_and_said(run_dir, part, lost, note):
     results = build_report(run_dir)
     assert {Path(plot).stem for plot in results.plots} == FIGURES - lost
     assert {path.stem for path in (run_dir / "plots").glob("*.png")} == FIGURES - lost
-    assert any(note in line for line in results.notes)
+    assert any(note in line for line in results.missing)
     assert note in (run_dir / "report.html").read_text()
 
 
@@ -231,24 +256,71 @@ def test_only_a_few_metrics(tmp_path):
     write_lines(tmp_path / "tempo" / "metrics.jsonl", [{"step": 1, "data": {"val-core/sums/acc/mean@8": 0.5}}])
     results = build_report(tmp_path)
     assert results.plots == ["plots/accuracy.png"]
-    assert results.sets == {} and results.verdict.startswith("No validation samples were saved")
+    assert results.groups[0].scores["sums"]["avg@8"].start == Measured(0.5)
+    assert verdict_sentence(results).startswith("Only one round was validated")
     text = (tmp_path / "report.html").read_text()
     for note in (
         "run.json is missing",
-        "sets.json is missing",
         "config.yaml is missing",
         "Figure left out: calibration",
     ):
         assert note in text
 
 
+def test_no_validation_names_the_remedy(tmp_path):
+    write_lines(tmp_path / "metrics.jsonl", [{"step": 1, "data": {"tempo/labeled/accuracy": 0.5}}])
+    assert verdict_sentence(build_report(tmp_path)) == NO_VALIDATION
+    assert "trainer.val_before_train=true" in (tmp_path / "report.html").read_text()
+
+
 def test_one_validation_step(run_dir):
     for step in (8, 10):
         (run_dir / "tempo" / "validation" / f"{step}.jsonl").unlink()
     results = build_report(run_dir)
-    assert results.sets["unlabeled"].after is None
-    assert results.verdict == verdict_sentence(results.sets) != verdict_sentence({})
-    assert "Only one validation step" in (run_dir / "report.html").read_text()
+    assert results.groups[0].scores["unlabeled"]["avg@8"].last is None
+    assert "Only one round was validated" in (run_dir / "report.html").read_text()
+
+
+def test_rounds_whose_samples_are_gone_are_taken_from_the_log(run_dir):
+    (run_dir / "tempo" / "validation" / "10.jsonl").unlink()
+    with (run_dir / "tempo" / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 10, "data": {"val-core/sums/heldout/acc/mean@8": 0.75}}) + "\n")
+    (group,) = summarise([read_run(run_dir)]).groups
+    assert list(group.scores) == ["unlabeled", "heldout"]
+    heldout = group.scores["heldout"]["avg@8"]
+    assert (heldout.rounds, heldout.last, heldout.change) == ((0, 10), Measured(0.75), Measured(0.25))
+    assert heldout.verdict is None
+
+
+def test_samples_that_failed_count_as_wrong(run_dir):
+    """As in the run's own log: a question with one sample missing has 7 of 8, not 7 of 7."""
+    path = run_dir / "tempo" / "validation" / "10.jsonl"
+    rows = [row for row in validation_rows(10, 1) if not row["uid"].startswith("step10_prompt1_0_")]
+    write_lines(path, rows)
+    scores = summarise([read_run(run_dir)]).groups[0].scores["unlabeled"]
+    assert scores["avg@8"].last.value == pytest.approx((3 / 8 + 7 / 8) / 2)
+    assert scores["no answer found"].last.value == pytest.approx(1 / 16)
+
+
+def test_two_samples_have_a_pass_at_two(run_dir):
+    for step, which in ((0, 0), (8, 0), (10, 1)):
+        rows = [row for row in validation_rows(step, which) if row["uid"].rsplit("_", 2)[1] in "01"]
+        write_lines(run_dir / "tempo" / "validation" / f"{step}.jsonl", rows)
+    results = build_report(run_dir)
+    assert results.measures["heldout"] == ["avg@2", "pass@2", "maj@2", "distinct answers", "no answer found"]
+    # the first two samples: "1" and "3", then "1" twice; "2" and "1", then "1" twice
+    assert results.groups[0].scores["unlabeled"]["pass@2"].start.value == 1.0
+    assert "| Unlabelled D_U | pass@2 | 100.0 % | 100.0 % | +0.0 points |" in (run_dir / "table.md").read_text()
+
+
+def test_the_order_of_the_samples_has_no_say(run_dir, tmp_path):
+    other = make_run(tmp_path / "other" / "my-run")
+    for path in (other / "tempo" / "validation").glob("*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        write_lines(path, sorted(rows, key=lambda row: row["input"], reverse=True))
+    one, two = (summarise([read_run(run)]).groups[0].scores for run in (run_dir, other))
+    for name in ("unlabeled", "heldout"):
+        assert one[name]["avg@8"] == two[name]["avg@8"]
 
 
 def test_dump_without_answers_and_sets(run_dir):
@@ -261,18 +333,20 @@ def test_dump_without_answers_and_sets(run_dir):
             [{k: row[k] for k in row if k != "pred"} for row in rows],
         )
     results = build_report(run_dir)
-    assert list(results.sets) == ["a|b<i>"]
-    assert results.sets["a|b<i>"].before.questions == 4
-    assert "maj" not in json.loads((run_dir / "results.json").read_text())["sets"]["a|b<i>"]["before"]
-    assert "| a\\|b<i> | maj@8 | – | – | – |" in (run_dir / "table.md").read_text()
+    assert list(results.measures) == ["a|b<i>"]
+    assert results.groups[0].scores["a|b<i>"]["avg@8"].questions == 4
+    scores = json.loads((run_dir / "results.json").read_text())["groups"][0]["scores"]
+    assert list(scores["a|b<i>"]) == ["avg@8", "pass@4", "pass@8"]
+    table = (run_dir / "table.md").read_text()
+    assert "| a\\|b<i> | avg@8 | " in table and "maj@8" not in table
     assert "a|b&lt;i&gt;" in (run_dir / "report.html").read_text()
 
 
 def test_questions_in_no_set(run_dir):
     (run_dir / "sets.json").write_text(json.dumps({"unlabeled": list(UNLABELED)}))
-    results = summarise(read_run(run_dir))
-    assert list(results.sets) == ["unlabeled", "other"]
-    assert any("2 questions are in no set" in note for note in results.notes)
+    results = summarise([read_run(run_dir)])
+    assert list(results.measures) == ["unlabeled", "other"]
+    assert any("2 questions are in no set" in note for note in results.missing)
 
 
 # --------------------------------------------------------------------------------------------------------- the page
@@ -297,6 +371,31 @@ def test_page_is_self_contained(built):
     assert light == {path.read_bytes() for path in (run_dir / "plots").glob("*.png")}
 
 
+def test_symbols_are_set_alike_everywhere(built, tmp_path):
+    """No raw D_U in the text of the page, nor in a figure of one run or of two."""
+    run_dir, _ = built
+    other = make_run(tmp_path / "other")
+    (other / "config.yaml").write_text("tempo: {method: oracle}")
+    build_comparison([run_dir, other], tmp_path / "out")
+    for folder in (run_dir, tmp_path / "out"):
+        page = re.sub(r"<pre.*?</pre>|<style>.*?</style>", "", (folder / "report.html").read_text(), flags=re.DOTALL)
+        assert not re.search(r"\bD_[LU]", re.sub(r"<[^>]*>", "", page))
+    for runs in ([run_dir], [run_dir, other]):
+        results = summarise([read_run(run) for run in runs])
+        for name, (function, _, _) in DRAWN.items():
+            figures = []
+
+            def kept(data, function=function, figures=figures):
+                figures.append(function(data))
+                return figures[-1]
+
+            assert png(kept, results, results.stamp)
+            texts = [text.get_text() for text in figures[0].findobj(Text)]
+            assert any("$D_U$" in text or "$D_L$" in text for text in texts) or name in ("diversity", "reliability")
+            assert not any(re.search(r"(?<!\$)\bD_[LU]", text) for text in texts)
+    assert with_symbols("5 $ on D_U") == r"5 \$ on $D_U$"
+
+
 def test_page_says_what_it_must(built):
     run_dir, _ = built
     text = (run_dir / "report.html").read_text()
@@ -317,9 +416,30 @@ def test_only_known_methods_get_the_promise(run_dir):
     assert method("tempo: {method: ttrl}", {"method": "ppo"}) == "ttrl"
     assert method("model: x", {"method": "ppo"}) == "ppo"
     assert method("", {}) is None
-    assert "no answer of D_U reaches training" in oracle_note("ttrl")
-    for name in (None, "mine", "oracle"):
-        assert "reaches training" not in oracle_note(name)
+    for config, promised in (("ttrl", True), ("grpo", True), ("a.b:Mine", False), ("oracle", False)):
+        (run_dir / "config.yaml").write_text(f"tempo: {{method: '{config}'}}")
+        assert ("reaches training" in oracle_note(summarise([read_run(run_dir)]))) == promised
+    (run_dir / "config.yaml").unlink()
+    assert "reaches training" not in oracle_note(summarise([read_run(run_dir)]))
+
+
+def test_what_a_method_learns_on_is_not_made_up():
+    for name in ("ppo", "grpo"):
+        assert about(name).learns_on == "labeled"
+        assert "labelled questions D_L" in about(name).text and "unlabelled" not in about(name).text
+    assert about("tempo").learns_on == "unlabeled" and about("oracle").uses_answers_of_d_u
+    for name in ("my.module:Class", None):
+        assert (about(name).learns_on, about(name).uses_answers_of_d_u) == (None, None)
+        assert "labelled" not in about(name).text
+
+
+@pytest.mark.parametrize("method", ["ppo", "grpo", "my.module:Class"])
+def test_a_run_on_labelled_questions_is_no_test_time_training(run_dir, method):
+    (run_dir / "config.yaml").write_text(f"tempo: {{method: '{method}'}}")
+    results = build_report(run_dir)
+    print_table(results, console := Console(width=120, file=io.StringIO()))
+    for text in (*((run_dir / name).read_text() for name in ("report.html", "table.md")), console.file.getvalue()):
+        assert "adapted on" not in text and "est-time training" not in text
 
 
 def test_a_report_of_the_oracle_is_stamped_everywhere(run_dir, capsys):
