@@ -115,7 +115,7 @@ def run_training(
     Raises:
         UserError: a mistake found by the checks, or the run failed; then with the cause and the log's path.
     """
-    from tempo_verl.config.checks import check
+    from tempo_verl.config.checks import CHECKED, check
     from tempo_verl.doctor import check_plugin
 
     with console.status(f"{title}: checking the configuration, data and models"):
@@ -145,7 +145,7 @@ def run_training(
             stdin=subprocess.DEVNULL,
             stdout=None if verbose else log,
             stderr=None if verbose else subprocess.STDOUT,
-            env={**os.environ, "HYDRA_FULL_ERROR": "1", "RAY_DEDUP_LOGS": "0"},
+            env={**os.environ, "HYDRA_FULL_ERROR": "1", "RAY_DEDUP_LOGS": "0", CHECKED: "1"},
         )
         try:
             _watch(process, run, config, console, title, show=not verbose)

@@ -15,6 +15,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ import torch
 import yaml
 
 if TYPE_CHECKING:
-    from harness import Tour
+    from harness import Evidence, Tour
     from omegaconf import DictConfig
 
 # What the processes of the tour are built with
@@ -60,7 +61,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Trainings come first, those that share the tour at their head."""
+    """Trainings come first, those that share the tour at their head. Published files, whole, are for `make test-all`."""
+    for item in items:
+        if "benchmarks" in item.fixturenames:
+            item.add_marker("slow")
     items.sort(key=lambda item: (not item.nodeid.startswith(TRAININGS), "tour" not in item.fixturenames))
 
 
@@ -143,6 +147,19 @@ def tour(tmp_path_factory: pytest.TempPathFactory, compose: Compose, able_policy
     yield session
     if _open:
         _open.pop().close()
+
+
+@pytest.fixture(scope="session")
+def traced(tour: Tour, compose: Compose) -> Callable[[str], Evidence]:
+    """``traced(method)``: the two rounds of the recorded traces, with weights at start and end and the rows of updates."""
+    from traces import COMMON, METHODS
+
+    @cache
+    def leg(method: str) -> Evidence:
+        overrides = [*tour.models, f"method={method}", *COMMON, *METHODS[method]]
+        return tour.leg(compose(overrides), moments=["start", "end"], rows=True)
+
+    return leg
 
 
 @pytest.fixture(scope="session")

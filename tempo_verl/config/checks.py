@@ -7,6 +7,7 @@ No model is loaded and Ray is not started (an existing cluster is asked for its 
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -21,6 +22,9 @@ from tempo_verl.config.schema import read_settings
 from tempo_verl.config.start import check_start
 from tempo_verl.errors import UserError
 from tempo_verl.methods import Method
+
+# Environment variable: the parent, `tempo-verl train`, has just checked this very configuration.
+CHECKED = "TEMPO_CHECKED"
 
 SEQUENCE_PARALLEL = "fsdp_config.ulysses_sequence_parallel_size"
 
@@ -42,6 +46,8 @@ class PreflightCallback(Callback):
     """Stops the process with status 2 and one line on stderr if :func:`check` finds a mistake."""
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if os.environ.get(CHECKED):
+            return
         try:
             check(config)
         except UserError as error:

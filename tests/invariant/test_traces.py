@@ -28,9 +28,8 @@ def test_every_method_has_a_trace() -> None:
 
 
 @pytest.mark.parametrize("method", traces.METHODS)
-def test_a_method_trains_as_recorded(tour, compose, method: str) -> None:
-    overrides = [*tour.models, f"method={method}", *traces.COMMON, *traces.METHODS[method]]
-    found = tour.leg(compose(overrides), moments=["end"])
+def test_a_method_trains_as_recorded(traced, method: str) -> None:
+    found = traced(method)
     roles = ["actor", "critic"] if (1, "critic", "end") in found.saved else ["actor"]
     rounds = [
         traces.of_round(found.metrics[number], found.dump(number), {r: found.model(number, r, "end") for r in roles})

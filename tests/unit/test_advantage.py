@@ -113,11 +113,11 @@ def test_em_token_by_hand() -> None:
 
 def test_em_outcome_by_hand() -> None:
     # prompt a: labelled R = 1, unlabelled R = 0.5: mean 0.75, unbiased std sqrt(2 * 0.0625 / 1) = 0.353553
-    # -> +-0.25 / 0.353554 = +-0.707105; prompt b has one response and keeps its R = 0.25
+    # -> +-0.25 / 0.353554 = +-0.707105; prompt b has one response: 0, its R counts nowhere
     values, mask = torch.tensor([[0.1, 0.2], [0.3, 0.5], [0.25, 9.0]]), torch.tensor([[1, 1], [1, 1], [1, 0]])
     rewards = torch.tensor([[0.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
     advantages, returns = em_outcome_advantage(values, rewards, mask, torch.tensor([1, 0, 0]), ["a", "a", "b"])
-    expected = torch.tensor([[0.707105, 0.707105], [-0.707105, -0.707105], [0.25, 0.0]])
+    expected = torch.tensor([[0.707105, 0.707105], [-0.707105, -0.707105], [0.0, 0.0]])
     torch.testing.assert_close(advantages, expected, atol=2e-6, rtol=0)
     torch.testing.assert_close(returns, torch.tensor([[1.0, 1.0], [0.3, 0.5], [0.25, 0.0]]))
 

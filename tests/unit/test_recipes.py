@@ -178,7 +178,7 @@ def test_a_recipe_merged_is_a_recipe_composed(
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])])
 def test_a_stage_passes_the_checks(name: str, stage: str, composed: Composed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     config = composed(name, stage)

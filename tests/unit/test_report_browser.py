@@ -15,7 +15,7 @@ from run_folders import make_run, make_seed
 from tempo_verl.report import build_comparison, build_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH")]
 
 LOOKS = list(product(("one", "several"), (400, 800, 1400), ("light", "dark")))  # page, width, colour scheme
 

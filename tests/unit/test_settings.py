@@ -198,7 +198,7 @@ def test_options_of_a_method_are_checked_with_it() -> None:
 
 
 def test_a_method_of_ones_own_is_found_by_module_and_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "method_of_mine.py").write_text(
         "from tempo_verl.methods import Method, Needs, Options\n"
         "class MyOptions(Options):\n    strength: float = 0.5\n"
         "class Mine(Method):\n"
@@ -206,10 +206,10 @@ def test_a_method_of_ones_own_is_found_by_module_and_class(tmp_path: Path, monke
         "    def step(self, round): ...\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    assert method_of(method="mine:Mine").options.strength == 0.5
-    assert read_settings(section(**{"method": "mine:Mine", "mine.strength": 2})).options.strength == 2.0
+    assert method_of(method="method_of_mine:Mine").options.strength == 0.5
+    assert read_settings(section(**{"method": "method_of_mine:Mine", "mine.strength": 2})).options.strength == 2.0
     with pytest.raises(UserError, match=r"strenght is no field of this run; did you mean tempo\.mine\.strength"):
-        read_settings(section(**{"method": "mine:Mine", "mine.strenght": 2}))
+        read_settings(section(**{"method": "method_of_mine:Mine", "mine.strenght": 2}))
 
 
 # ---------------------------------------------------------------------- schedule

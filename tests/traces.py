@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-FOLDER = Path(__file__).with_name("traces")
+FOLDER = Path(__file__).parent / "invariant" / "traces"
 TIMES = ("tempo/time/", "timing", "perf/", "actor/perf/", "critic/perf/")  # of no trace
 
 # What every trace is recorded with, from a policy that is right now and then.

@@ -20,7 +20,6 @@ from tempo_verl.errors import UserError
 # float32 forward passes of the same weights in another batch, and what is computed from them
 VALUE_TOLERANCE, ADVANTAGE_TOLERANCE = 1e-5, 1e-4
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_method"
-NO_CRITIC = ["critic.model.path=null", "tempo.labeled.files=null"]
 
 
 @pytest.fixture(scope="module")
@@ -166,19 +165,19 @@ def test_an_e_step_replays_rollouts_of_the_last_rounds(tour, compose) -> None:
 # ---------------------------------------------------------------------- the others
 
 
-def test_frozen_critic(train) -> None:
+def test_frozen_critic(train, traced) -> None:
     found = train("frozen_critic", "tempo.labeled.files=null")
     assert found.changed(1, "actor")
     assert not found.changed(1, "critic")
     assert "tempo/labeled/auroc" not in found.metrics[1]
     assert "tempo/unlabeled/baseline_error" in found.metrics[1]
-    measured = train("frozen_critic", "tempo.calibration.interval=1")
+    measured = traced("frozen_critic")
     assert not measured.changed(1, "critic")
     assert "tempo/labeled/brier" in measured.metrics[1]
 
 
-def test_ttrl(train) -> None:
-    found = train("ttrl", "tempo.ttrl.n_votes=6", "tempo.ttrl.n_train=4", *NO_CRITIC)
+def test_ttrl(traced) -> None:
+    found = traced("ttrl")
     rows = found.rows[1]
     assert Counter(rows["prompts"]) == dict.fromkeys(set(rows["prompts"]), 4)
     assert len(set(rows["prompts"])) == 4
@@ -193,8 +192,8 @@ def test_ttrl(train) -> None:
     assert found.left_in_queue == set()  # nor are the votes that train nothing
 
 
-def test_empo(train) -> None:
-    found = train("empo", *NO_CRITIC)
+def test_empo(traced) -> None:
+    found = traced("empo")
     rows = found.rows[1]
     by_prompt = {prompt: [] for prompt in rows["prompts"]}
     for prompt, info in zip(rows["prompts"], rows["infos"], strict=True):
@@ -207,16 +206,16 @@ def test_empo(train) -> None:
     assert not any(role == "critic" for _, role, _ in found.saved)
 
 
-def test_random_reward(train) -> None:
-    found = train("random_reward", *NO_CRITIC)
+def test_random_reward(traced) -> None:
+    found = traced("random_reward")
     rewards = found.rows[1]["reward"]
     assert all(0.0 <= reward < 1.0 for reward in rewards)
     assert len(set(rewards)) == len(rewards)
     assert_grpo(found)
 
 
-def test_grpo(train) -> None:
-    found = train("grpo", "critic.model.path=null", "tempo.unlabeled.files=null")
+def test_grpo(traced) -> None:
+    found = traced("grpo")
     rows = found.rows[1]
     assert rows["reward"] == [info["acc"] for info in rows["infos"]]
     assert_grpo(found)
@@ -259,14 +258,14 @@ def test_official_without_a_labelled_prompt_of_both_kinds(train) -> None:
     assert found.changed(1, "actor")
 
 
-def test_the_oracle_is_rewarded_with_the_verdict_on_unlabeled_questions(train) -> None:
-    allowed = "tempo.allow_labels_on_unlabeled=true"
-    found = train("oracle", allowed, "tempo.unlabeled.batch_size=16", moments=())
-    reward = found.dump(1)["unlabeled_reward"]
-    assert set(np.unique(reward)) <= {0.0, 1.0}
-    # the monitor checks the same responses by itself
-    assert reward.mean() == found.metrics[1]["tempo/oracle/accuracy"]
-    assert None not in [row["ground_truth"] for row in found.rows[1]["reward_model"]]
+def test_the_oracle_is_rewarded_with_the_verdict_on_unlabeled_questions(traced) -> None:
+    found = traced("oracle")
+    for number in (1, 2):
+        reward = found.dump(number)["unlabeled_reward"]
+        assert set(np.unique(reward)) <= {0.0, 1.0}
+        # the monitor checks the same responses by itself
+        assert reward.mean() == found.metrics[number]["tempo/oracle/accuracy"]
+        assert None not in [row["ground_truth"] for row in found.rows[number]["reward_model"]]
 
 
 def test_a_run_whose_verifier_fails_on_everything_is_stopped(tour, train, tiny_task, tmp_path) -> None:
