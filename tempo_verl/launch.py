@@ -124,8 +124,13 @@ def run_training(
         config = resolve_config(overrides)
         loggers = config.trainer.logger
         loggers = [loggers] if isinstance(loggers, str) else list(loggers)
+        added = []
         if "file" not in loggers:  # the progress bar and the report read that one
-            overrides.append(f"trainer.logger=[{','.join([*loggers, 'file'])}]")
+            added.append(f"trainer.logger=[{','.join([*loggers, 'file'])}]")
+        if config.tempo.start_from is not None:  # Ray's processes may have another working directory
+            added.append(f"tempo.start_from='{Path(config.tempo.start_from).expanduser().absolute()}'")
+        if added:
+            overrides += added
             config = resolve_config(overrides)
         check(config)
         check_folder(run.folder, config)

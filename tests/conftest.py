@@ -61,7 +61,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Trainings come first, those that share the tour at their head. Published files, whole, are for `make test-all`."""
+    """Trainings come first, those that share the tour at their head; whole published files are for `make test-all`."""
     for item in items:
         if "benchmarks" in item.fixturenames:
             item.add_marker("slow")
@@ -151,7 +151,7 @@ def tour(tmp_path_factory: pytest.TempPathFactory, compose: Compose, able_policy
 
 @pytest.fixture(scope="session")
 def traced(tour: Tour, compose: Compose) -> Callable[[str], Evidence]:
-    """``traced(method)``: the two rounds of the recorded traces, with weights at start and end and the rows of updates."""
+    """``traced(method)``: the two rounds of the recorded traces, with weights and the rows of updates."""
     from traces import COMMON, METHODS
 
     @cache
