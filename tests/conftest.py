@@ -44,18 +44,21 @@ yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Published question files, which are no part of this repository; the tests that read them are skipped without.
 BENCHMARKS = Path(os.environ.get("TEMPO_BENCHMARK_FILES") or Path(__file__).parents[2] / "shared" / "data")
 
+COMMANDS = ("tests/smoke/test_chain.py", "tests/integration/")  # trainings in processes of their own
 TRAININGS = ("tests/integration/", "tests/invariant/", "tests/smoke/")
 _open: list[Tour] = []
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log):
-    """All trainings in one worker, one after the other: two at once take four times as long each."""
+    """Trainings that share processes in one worker, the commands of a file in one; all else where there is room."""
     from xdist.scheduler import LoadScopeScheduling
 
     class TrainingsTogether(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "trainings" if nodeid.startswith(TRAININGS) else nodeid
+            if not nodeid.startswith(TRAININGS):
+                return nodeid
+            return nodeid.partition("::")[0] if nodeid.startswith(COMMANDS) else "tour"
 
     return TrainingsTogether(config, log)
 
