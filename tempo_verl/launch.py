@@ -163,8 +163,9 @@ def run_training(
                 ended(seconds)
     status = read_status(run.status)
     if process.returncode != 0:
-        cause = status.error or ("see the output above" if verbose else last_line(run.log))
-        raise UserError(f"{title} failed: {cause.removeprefix('UserError: ')} (full log: {run.log})")
+        cause = status.error or ("see the output above" if verbose else last_error(run.log))
+        where = "" if verbose else f" (full log: {run.log})"
+        raise UserError(f"{title} failed: {cause.removeprefix('UserError: ')}{where}")
     if status.ends_early is not None:
         console.print(f"{title} ended early: {status.ends_early}", highlight=False, markup=False, soft_wrap=True)
     return seconds
@@ -265,7 +266,11 @@ def _stop(process: subprocess.Popen) -> None:
             continue
 
 
-def last_line(log: Path) -> str:
-    """What a run that died before its trainer could write the status file said last."""
+def last_error(log: Path) -> str:
+    """What a run that ended without its trainer, which writes the status file, said last: an error if there is one."""
     lines = [RAY_PREFIX.sub("", ANSI.sub("", line)).strip() for line in log.read_text(errors="replace").splitlines()]
-    return next((line for line in reversed(lines) if line), "no output").removeprefix("tempo-verl: ")[:500]
+    for pattern in (r"^tempo-verl: ", r"^(\w+\.)*UserError: ", r"^(\w+\.)*\w*(Error|Exception|Exit)\b.*: "):
+        found = [line for line in lines if re.match(pattern, line) and "RayTaskError" not in line]
+        if found:
+            return found[-1].removeprefix("tempo-verl: ")[:500]
+    return next((line for line in reversed(lines) if line), "no output")[:500]

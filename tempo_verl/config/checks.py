@@ -64,7 +64,7 @@ def check(config: DictConfig) -> None:
     """
     check_verl_version()
     method = read_settings(config)
-    check_start(method.settings)
+    check_start(config, method.settings)
     _check_algorithm(config, method)
     _check_calibration(config, method)
     _check_batches(config, method)
@@ -102,6 +102,11 @@ def _check_algorithm(config: DictConfig, method: Method) -> None:
         value = OmegaConf.select(config, field)
         if value not in (neutral, None):
             raise UserError(f"{field}={value} would have no effect ({instead}); leave it at {written(neutral)}")
+    if method.reads_answers and not method.settings.allow_labels_on_unlabeled:
+        raise UserError(
+            f"method={method.settings.method} trains on the answers of D_U, an upper bound and no test-time training; "
+            "set tempo.allow_labels_on_unlabeled=true if that is what you want"
+        )
     if config.trainer.val_only and not config.trainer.val_before_train:
         raise UserError(
             "trainer.val_only=true would train where trainer.val_before_train=false; set that to true as well"

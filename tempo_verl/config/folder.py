@@ -21,8 +21,10 @@ FREE = (
     "trainer.max_actor_ckpt_to_keep", "trainer.max_critic_ckpt_to_keep", "trainer.resume", "data.val_",
     "actor_rollout_ref.rollout.val_kwargs", "tempo.rounds", "tempo.allow_changes", "tempo.checkpoint",
     "tempo.predictions", "tempo.alarms", "tempo.dump_dir", "tempo.status_file", "tempo.poll_interval",
-    "tempo.monitor_oracle",
+    "tempo.monitor_oracle", "tempo.verifier", "reward.num_workers",
 )  # fmt: skip
+# What only decides whether a run fits in memory, by the end of its name.
+MEMORY = ("_token_len_per_gpu", "_micro_batch_size_per_gpu", "_offload", ".gpu_memory_utilization", ".max_num_seqs")
 SHOWN = 3  # differences
 
 
@@ -38,7 +40,15 @@ def check_folder(folder: Path, config: DictConfig) -> None:
     """
     earlier = folder / "config.yaml"
     latest = Checkpoints.from_config(config).latest()
-    if not earlier.is_file() or latest is None or config.trainer.resume_mode != "auto":
+    if not earlier.is_file():
+        return
+    method = OmegaConf.load(earlier).tempo.method
+    if method != config.tempo.method and not config.tempo.allow_changes:
+        raise UserError(
+            f"--run-dir={folder} holds a run of method={method}; name another folder (with "
+            f"tempo.start_from={folder} to begin with its weights)"
+        )
+    if latest is None or config.trainer.resume_mode != "auto":
         return
     if latest > config.tempo.rounds:
         raise UserError(
@@ -49,9 +59,7 @@ def check_folder(folder: Path, config: DictConfig) -> None:
         return
     before, now = (_flat(OmegaConf.to_container(of, resolve=True)) for of in (OmegaConf.load(earlier), config))
     changed = [name for name in sorted(before.keys() & now.keys()) if before[name] != now[name]]
-    changed = [name for name in changed if not name.startswith(FREE)]
-    if "tempo.method" in changed:
-        changed = ["tempo.method"]  # the others follow from it
+    changed = [name for name in changed if not name.startswith(FREE) and not name.endswith(MEMORY)]
     if changed:
         told = ", ".join(f"{name}={written(now[name])} was {written(before[name])}" for name in changed[:SHOWN])
         more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""

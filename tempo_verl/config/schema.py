@@ -182,6 +182,10 @@ def read_settings(config: DictConfig):
     except OmegaConfBaseException as error:
         key = error.full_key or "tempo"
         raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
+    if method.name in TempoSettings.model_fields:
+        raise UserError(
+            f"tempo.method={section['method']}: its name, {method.name}, is a field of tempo; choose another"
+        )
     options = section.pop(method.name, None) or {}
     settings = validated(TempoSettings, section, "tempo")
     return method(settings, validated(method.Options, options, f"tempo.{method.name}"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from tempo_verl.config.schema import TempoSettings
 from tempo_verl.errors import UserError
 from tempo_verl.trainer.checkpoints import Checkpoints
@@ -26,20 +28,29 @@ def start_path(role: str, run_dir: str | None, which: str) -> str | None:
     return str(Checkpoints.of_run(Path(run_dir).expanduser()).chosen(which).absolute() / role / "huggingface")
 
 
-def check_start(settings: TempoSettings) -> None:
-    """See that the run to start from has the checkpoint.
+def check_start(config: DictConfig, settings: TempoSettings) -> None:
+    """See that the run to start from has the checkpoint, and in it the models that this run takes from there.
 
     Raises:
         UserError: it has not.
     """
     if settings.start_from is None:
         return
+    where = f"tempo.start_from={settings.start_from}"
     try:
-        actor = start_path("actor", settings.start_from, settings.start_checkpoint)
+        paths = {role: start_path(role, settings.start_from, settings.start_checkpoint) for role in ("actor", "critic")}
     except UserError as error:
-        raise UserError(f"tempo.start_from={settings.start_from}: {error}") from None
-    if not (Path(str(actor)) / "config.json").is_file():
+        raise UserError(f"{where}: {error}") from None
+    if config.actor_rollout_ref.model.path == paths["actor"] and not _holds_model(paths["actor"]):
         raise UserError(
-            f"tempo.start_from={settings.start_from}: {actor} holds no model; that run has to save hf_model "
+            f"{where}: {paths['actor']} holds no model; that run has to save hf_model "
             "(actor_rollout_ref.actor.checkpoint.save_contents)"
         )
+    if config.critic.enable and config.critic.model.path == paths["critic"] and not _holds_model(paths["critic"]):
+        raise UserError(
+            f"{where}: {paths['critic']} holds no critic; start from a run that has one, or set critic.model.path"
+        )
+
+
+def _holds_model(path: str | None) -> bool:
+    return (Path(str(path)) / "config.json").is_file()

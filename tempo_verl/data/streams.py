@@ -233,16 +233,16 @@ class Streams:
             watch: saved with the streams.
 
         Returns:
-            The streams, and D_U's answers for monitoring, one a row (empty without D_U).
+            The streams, and D_U's answers for monitoring, one a row; empty without D_U or ``monitor_oracle``.
         """
         labeled, unlabeled = method.settings.labeled, method.settings.unlabeled
         on_unlabeled, answers = None, []
         if method.needs.unlabeled:
             questions = WithoutAnswers(rows)
-            answers = questions.monitoring_answers()
+            answers = questions.monitoring_answers() if method.settings.monitor_oracle else []
             on_unlabeled = Stream(
                 "unlabeled",
-                rows if method.reads_answers else questions,
+                rows if method.reads_answers and method.settings.allow_labels_on_unlabeled else questions,
                 unlabeled.batch_size,
                 unlabeled.shuffle,
                 unlabeled.seed,

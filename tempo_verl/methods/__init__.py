@@ -43,10 +43,11 @@ def find(name: str) -> type[Method]:
     module, _, attribute = name.partition(":")
     try:
         method = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # a user's module may raise anything
+        why = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"tempo.method={name} cannot be imported ({error}); install its package on every node, or put its folder "
-            "on PYTHONPATH"
+            f"tempo.method={name} cannot be imported ({why}); install its package on every node, or put its folder on "
+            "PYTHONPATH"
         ) from error
     if not (inspect.isclass(method) and issubclass(method, Method)):
         raise UserError(f"tempo.method={name} is not a class derived from tempo_verl.methods.Method")

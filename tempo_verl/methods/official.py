@@ -3,17 +3,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 
 from tempo_verl.algo.advantage import final_value
 from tempo_verl.algo.official import em_outcome_advantage, em_token_advantage, last_token_reward, mixed_groups
-from tempo_verl.methods.base import Method, Needs, Options, Round, Tensor, Trained, refuse
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from tempo_verl.methods.base import Method, Needs, Options, Round, Tensor, Trained
 
 
 class OfficialOptions(Options):
@@ -81,11 +78,3 @@ class Official(Method):
     def probability(self, values: Tensor, response_mask: Tensor) -> Tensor:
         """(B,) its critic is fitted to +1 and -1: (1 + V) / 2."""
         return (1 + final_value(values, response_mask, self.settings.final_value)) / 2
-
-    def check(self, config: DictConfig) -> None:
-        rounds = self.settings.calibration.warmup_rounds
-        refuse(
-            rounds,
-            f"tempo.calibration.warmup_rounds={rounds} would have no effect: method=official has no warm-up; "
-            "leave it at 0",
-        )

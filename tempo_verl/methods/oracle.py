@@ -3,12 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from tempo_verl.methods.base import Method, Needs, Round, Trained, refuse
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from tempo_verl.methods.base import Method, Needs, Round, Trained
 
 
 class Oracle(Method):
@@ -40,10 +35,3 @@ class Oracle(Method):
         with round.log.time("m_step"):
             samples, guided = self.batch(round, round.unlabeled)
             return self.improve(round, samples, samples.verdicts, self.values(round, samples), guided)
-
-    def check(self, config: DictConfig) -> None:
-        refuse(
-            not self.settings.allow_labels_on_unlabeled,
-            "method=oracle trains on the answers of D_U, an upper bound and no test-time training; "
-            "set tempo.allow_labels_on_unlabeled=true if that is what you want",
-        )

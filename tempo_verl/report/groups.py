@@ -43,8 +43,10 @@ class Group:
 
     @property
     def oracle(self) -> bool:
-        """Whether the group was trained on the answers of D_U."""
-        return about(self.runs[0].method).uses_answers_of_d_u is True
+        """Whether the group was trained on the answers of D_U, or may have been: by a method unknown here."""
+        run = self.runs[0]
+        uses = about(run.method).uses_answers_of_d_u
+        return bool(run.settings.get("tempo.allow_labels_on_unlabeled")) if uses is None else uses
 
 
 def comparable(settings: Mapping[str, Any]) -> dict[str, str]:

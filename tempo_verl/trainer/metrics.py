@@ -42,7 +42,8 @@ def measure_policy(trained: Trained, has_entropy: bool, log: Log) -> None:
         return
     mask, values, answers = samples.response_mask[rows], trained.values, None
     if all("pred" in info for info in samples.reward_info):  # else another reward manager is in use
-        answers = [samples.answers[row] for row in rows]
+        every = samples.answers
+        answers = [every[row] for row in rows]
     entropy = samples.read("entropy")["entropy"].to_padded_tensor(0.0)[rows] if has_entropy else None
     log.metrics.update(
         unlabeled_metrics(

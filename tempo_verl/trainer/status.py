@@ -62,7 +62,7 @@ class Status:
         try:
             yield
         except BaseException as error:
-            self._now.state, self._now.error = "failed", f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            self._now.state, self._now.error = "failed", told(error)
             self._write()
             raise
 
@@ -72,6 +72,14 @@ class Status:
             new = self._path.with_name(f"{self._path.name}.new")
             new.write_text(json.dumps(asdict(self._now)))
             os.replace(new, self._path)
+
+
+def told(error: BaseException) -> str:
+    """Type and first line of an exception; of one that Ray has brought from a worker, those of its cause."""
+    while isinstance(getattr(error, "cause", None), BaseException):
+        error = error.cause  # type: ignore[attr-defined]
+    lines = [line for line in map(str.strip, str(error).splitlines()) if line]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def read_status(path: Path) -> State:

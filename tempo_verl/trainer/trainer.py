@@ -8,6 +8,8 @@ is used, so FSDP or Megatron and vLLM or SGLang stay verl's business.
 
 from __future__ import annotations
 
+import logging
+
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 
 from tempo_verl.backends.cpu_platform import use_platform_for
@@ -29,6 +31,8 @@ from tempo_verl.trainer.replay import Replay
 from tempo_verl.trainer.rollout import Rollout
 from tempo_verl.trainer.status import Status
 from tempo_verl.trainer.watch import Watch
+
+logger = logging.getLogger(__name__)
 
 
 @register_trainer("tempo")
@@ -71,6 +75,7 @@ class TempoTrainer(PPOTrainerSync):
         log.metrics.update(self.watch.observe(number, log.metrics))
         if self.watch.stop and number + 1 < self.total_training_steps:
             self.total_training_steps = number + 1  # verl saves and validates in a last round
+            logger.warning("the run ends with round %d: %s", number + 1, self.watch.stop)
             self.status.ends_early(self.watch.stop)
         self.status.round(number, self.total_training_steps)
         return trained.samples.meta
@@ -112,7 +117,7 @@ class TempoTrainer(PPOTrainerSync):
             other = read_dataset(settings.labeled.files, self)
         self.watch = Watch(settings.alarms, settings.calibration.gate)
         self.streams, answers = Streams.build(method, self.train_dataset, other, self.watch)
-        self.monitor = Monitor(answers if settings.monitor_oracle else [], votes=method.labels_by_vote)
+        self.monitor = Monitor(answers, votes=method.labels_by_vote)
         self.predictions = Predictions(self.config, method, self.streams)
         # From here on only answers-free rows are in reach of the policy update; verl saves and restores the streams.
         self.train_dataset = None

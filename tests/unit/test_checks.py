@@ -626,6 +626,7 @@ def test_more_training_processes_on_a_cpu_than_cores(run: Run) -> None:
         (["method=frozen_critic", "tempo.labeled.files=null"], "method=frozen_critic has no E-step"),
         (["method=frozen_critic"], "method=frozen_critic has no E-step"),
         (["method=grpo"], "there is no critic (critic.enable=false)"),
+        (["method=official"], "method=official has no E-step"),
         (
             ["method=oracle", "tempo.allow_labels_on_unlabeled=true", "tempo.labeled.files=null"],
             "there are no labelled questions",
@@ -663,9 +664,25 @@ def test_where_a_run_starts_from(run: Run, tiny_policy: Path, tmp_path: Path) ->
     run["tempo.start_checkpoint"] = "last"
     (tmp_path / "global_step_3" / "actor").mkdir(parents=True)
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("3")
+    run["actor_rollout_ref.model.path"] = f"${{tempo_start_path:actor,{tmp_path},last}}"
     run.is_refused("holds no model; that run has to save hf_model")
     shutil.copytree(tiny_policy, tmp_path / "global_step_3" / "actor" / "huggingface")
-    check(run.config)
+    check(run.config)  # this run names its critic itself
+    run["critic.model.path"] = f"${{tempo_start_path:critic,{tmp_path},last}}"
+    run.is_refused("critic/huggingface holds no critic; start from a run that has one, or set critic.model.path")
+
+
+def test_answers_of_unlabeled_questions_are_trained_on_only_if_that_is_allowed(
+    compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "method_that_looks.py").write_text(
+        "from tempo_verl.methods.oracle import Oracle\n"
+        "class Looks(Oracle):\n    name = 'looks'\n    def check(self, config): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for override in ("method=oracle", "tempo.method=method_that_looks:Looks"):
+        Run(compose([override])).is_refused("set tempo.allow_labels_on_unlabeled=true if that is what you want")
+        check(compose([override, "tempo.allow_labels_on_unlabeled=true"]))
 
 
 # ---------------------------------------------------------------------- Ray

@@ -90,7 +90,6 @@ def test_a_run_folder_goes_on_as_it_began(used) -> None:
         ("actor_rollout_ref.actor.optim.lr=1e-5", "actor_rollout_ref.actor.optim.lr=1e-05 was 1e-06"),
         ("tempo.calibration.lr=1e-5", "critic.optim.lr=1e-05 was 1e-06, tempo.calibration.lr=1e-05 was 1e-06"),
         ("actor_rollout_ref.rollout.n=4", "actor_rollout_ref.rollout.n=4 was 2"),
-        ("method=frozen_critic", "(tempo.method=frozen_critic was tempo)"),
         ("tempo.unlabeled.seed=7", "tempo.unlabeled.seed=7 was 2"),
     ],
 )
@@ -105,11 +104,22 @@ def test_other_settings_in_a_used_run_folder_are_refused_with_the_difference(use
     used([override, "tempo.allow_changes=true"])
 
 
+def test_a_folder_with_a_run_of_another_method_is_refused_even_without_a_checkpoint(compose, tmp_path: Path) -> None:
+    OmegaConf.save(compose(["method=ppo"]), tmp_path / "config.yaml", resolve=True)
+    with pytest.raises(UserError, match=r"holds a run of method=ppo; name another folder \(with tempo\.start_from="):
+        check_folder(tmp_path, compose([f"trainer.default_local_dir='{tmp_path / 'checkpoints'}'"]))
+
+
+def test_what_messages_advise_may_change(used) -> None:
+    used(["tempo.verifier.timeout=20", "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=1000"])
+    used(["actor_rollout_ref.actor.fsdp_config.param_offload=true"])
+
+
 def test_a_run_that_has_all_its_rounds_is_not_resumed(used) -> None:
     with pytest.raises(UserError, match=r"is trained for 2 rounds already, tempo\.rounds=1; raise it, or name another"):
         used(["tempo.rounds=1"])
 
 
 def test_a_folder_without_a_checkpoint_may_begin_anew(compose, tmp_path: Path) -> None:
-    OmegaConf.save(compose(["method=ppo"]), tmp_path / "config.yaml", resolve=True)
+    OmegaConf.save(compose(["tempo.labeled.batch_size=4"]), tmp_path / "config.yaml", resolve=True)
     check_folder(tmp_path, compose([f"trainer.default_local_dir='{tmp_path / 'checkpoints'}'"]))

@@ -96,12 +96,6 @@ def test_which_stream_a_method_learns_on(method: str, stream: str) -> None:
     assert method_of(method).learns_on() == stream
 
 
-def test_the_oracle_may_run_if_it_is_allowed_to() -> None:
-    method_of("oracle", allow_labels_on_unlabeled=True).check(section("oracle"))
-    with pytest.raises(UserError, match=r"set tempo\.allow_labels_on_unlabeled=true if that is what you want"):
-        method_of("oracle").check(section("oracle"))
-
-
 @pytest.mark.parametrize(
     ("changes", "configured"),
     [
@@ -262,9 +256,3 @@ def test_a_closed_gate_makes_an_e_step_of_every_round() -> None:
     method = method_of(calibration__interval=5)
     assert method.plan(2, gate_open=False) == E_STEP
     assert method.plan(2, gate_open=True) == M_STEP
-
-
-def test_official_has_no_warm_up() -> None:
-    method = method_of("official", calibration__warmup_rounds=2)
-    with pytest.raises(UserError, match="warmup_rounds=2 would have no effect"):
-        method.check(section("official"))
