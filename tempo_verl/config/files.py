@@ -48,13 +48,13 @@ def check_questions(config: DictConfig, method: Method) -> dict[str, Questions]:
     for name, questions in found.items():
         for style in questions.styles:
             check_style(style)
-        stream = OmegaConf.select(config, name)
-        most = stream.get("repeat", 1) * len(questions)
+        stream = getattr(settings, name.removeprefix("tempo."))
+        repeat = getattr(stream, "repeat", None)
+        most = (repeat or 1) * len(questions)
         if stream.batch_size > most:
             raise UserError(
                 f"{name}.batch_size={stream.batch_size} is larger than the set ({len(questions)} questions in "
-                f"{questions.source}); set it to at most {most}"
-                + (f", or raise {name}.repeat" if "repeat" in stream else "")
+                f"{questions.source}); set it to at most {most}" + (f", or raise {name}.repeat" if repeat else "")
             )
     # verl opens the validation files of a run that never validates, too
     validates = config.trainer.test_freq > 0 or config.trainer.val_before_train

@@ -50,7 +50,7 @@ def check_folder(folder: Path, config: DictConfig) -> None:
         )
     if latest is None or config.trainer.resume_mode != "auto":
         return
-    if latest > config.tempo.rounds:
+    if latest > int(config.tempo.rounds):
         raise UserError(
             f"--run-dir={folder} is trained for {latest} rounds already, tempo.rounds={config.tempo.rounds}; raise it, "
             "or name another folder"

@@ -90,7 +90,10 @@ def _check_positions(config: DictConfig, field: str, model: Path) -> None:
 
     trust = OmegaConf.select(config, field).trust_remote_code
     text = AutoConfig.from_pretrained(model, trust_remote_code=trust).get_text_config()
-    positions = getattr(text, "max_position_embeddings", None)
+    override = OmegaConf.select(config, f"{field}.override_config") or {}  # what verl changes of the model's own
+    if any("rope" in name for name in override):  # which may reach further
+        return
+    positions = override.get("max_position_embeddings") or getattr(text, "max_position_embeddings", None)
     prompt, response = config.data.max_prompt_length, config.data.max_response_length
     if positions is not None and prompt + response > positions:
         raise UserError(

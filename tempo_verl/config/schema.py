@@ -204,6 +204,8 @@ def validated(model: type[BaseModel], values: Mapping[str, Any], where: str) -> 
 
 
 def _told(error: Mapping[str, Any], model: type[BaseModel], where: str) -> str:
+    from tempo_verl.methods import known
+
     field = ".".join([where, *(str(part) for part in error["loc"] if isinstance(part, str))])
     given, kind, context = error["input"], error["type"], error.get("ctx") or {}
     if kind == "value_error":
@@ -211,6 +213,8 @@ def _told(error: Mapping[str, Any], model: type[BaseModel], where: str) -> str:
     if kind == "missing":
         return f"{field} is not set"
     if kind == "extra_forbidden":
+        if where == "tempo" and error["loc"][0] in known():
+            return f"{field} is for method={error['loc'][0]} only; leave it out, or choose that method"
         return f"{field} is no field of this run{_nearest(error['loc'], model, where)}"
     limits = {
         "greater_than_equal": "at least {ge:g}",

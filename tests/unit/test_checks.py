@@ -549,7 +549,7 @@ def test_a_classifier_of_two_classes_is_no_critic(run: Run, tiny_policy: Path, t
     run.is_refused(f"critic.model.path={critic}", "no trained value head", "score.weight")
 
 
-def test_more_tokens_than_the_model_has_positions(run: Run, tiny_policy: Path, tmp_path: Path) -> None:
+def test_more_tokens_than_the_model_has_positions(compose, run: Run, tiny_policy: Path, tmp_path: Path) -> None:
     small = tmp_path / "small"
     shutil.copytree(tiny_policy, small)
     config = json.loads((small / "config.json").read_text())
@@ -558,6 +558,8 @@ def test_more_tokens_than_the_model_has_positions(run: Run, tiny_policy: Path, t
     run.is_refused(
         "data.max_prompt_length=16 + data.max_response_length=24 is more than the 39 positions", small, "lower one"
     )
+    changed = "+actor_rollout_ref.model.override_config.max_position_embeddings=40"  # verl changes the model so
+    check(compose([f"actor_rollout_ref.model.path='{small}'", changed]))
 
 
 def test_a_tokenizer_without_a_chat_template(run: Run, tiny_policy: Path, tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_shaping_is_off_until_it_is_configured(changes: dict[str, float], config
             "tempo.calibration.intervall is no field of this run; did you mean tempo.calibration.interval?",
         ),
         ("labelled", {"n": 2}, "tempo.labelled is no field of this run; did you mean tempo.labeled?"),
-        ("ttrl.n_votes", 8, "tempo.ttrl is no field of this run"),
+        ("ttrl.n_votes", 8, "tempo.ttrl is for method=ttrl only; leave it out, or choose that method"),
     ],
 )
 def test_a_mistake_is_named_in_one_line(field: str, value: Any, told: str) -> None:
