@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from tempo_verl.config.files import written
+from tempo_verl.config.flat import flatten
 from tempo_verl.errors import UserError
 from tempo_verl.trainer.checkpoints import Checkpoints
 
@@ -57,7 +56,7 @@ def check_folder(folder: Path, config: DictConfig) -> None:
         )
     if config.tempo.allow_changes:
         return
-    before, now = (_flat(OmegaConf.to_container(of, resolve=True)) for of in (OmegaConf.load(earlier), config))
+    before, now = (flatten(OmegaConf.to_container(of, resolve=True)) for of in (OmegaConf.load(earlier), config))
     changed = [name for name in sorted(before.keys() & now.keys()) if before[name] != now[name]]
     changed = [name for name in changed if not name.startswith(FREE) and not name.endswith(MEMORY)]
     if changed:
@@ -67,12 +66,3 @@ def check_folder(folder: Path, config: DictConfig) -> None:
             f"--run-dir={folder} holds a run with other settings ({told}{more}); name another folder (with "
             f"tempo.start_from={folder} to begin with its weights), or set tempo.allow_changes=true to go on with them"
         )
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, by dotted keys; a list is a value."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return flat

@@ -21,6 +21,7 @@ import yaml
 
 from tempo_verl.algo.evaluation import pass_at_k, question_measures
 from tempo_verl.algo.statistics import QuestionKey, question_keys
+from tempo_verl.config.flat import flatten
 from tempo_verl.errors import UserError
 
 PHASES = ("stage0", "tempo")
@@ -115,15 +116,6 @@ def _settings(path: Path, text: str | None) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     return flatten(settings) if isinstance(settings, dict) else {}
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, by dotted keys; a list is a value."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return flat
 
 
 def read_jsonl(path: Path, notes: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:

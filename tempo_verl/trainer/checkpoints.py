@@ -105,7 +105,7 @@ class Checkpoints:
 
     def set_best(self, best: Best) -> None:
         """Name the best round; what was the best until now may go."""
-        _write(self._best, json.dumps(asdict(best), indent=2))
+        write_text(self._best, json.dumps(asdict(best), indent=2))
         self.prune()
 
     def prune(self) -> None:
@@ -113,7 +113,7 @@ class Checkpoints:
         if self.keep == "all":
             self._kept.unlink(missing_ok=True)
             return
-        _write(self._kept, self.keep)
+        write_text(self._kept, self.keep)
         kept, best = {self.latest()}, self.best()
         if self.keeps_best and best is not None:
             kept.add(best.round)
@@ -124,7 +124,7 @@ class Checkpoints:
         """At the end of a run: of ``keep=best`` only the best one remains, and is the one to resume and to export."""
         best = self.best()
         if self.keep == "best" and best is not None:
-            _write(self._tracker, str(best.round))
+            write_text(self._tracker, str(best.round))
             self.prune()
 
     def check_start(self, resume_mode: str, data_sources: list[str]) -> None:
@@ -262,7 +262,7 @@ def validation_accuracy(metrics: Mapping[str, float], data_sources: list[str]) -
     return sum(accuracies) / len(accuracies)
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Whoever reads the file finds the old text or the new one, even after a crash."""
     new = path.with_name(f"{path.name}.new")
     new.write_text(text)

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from tempo_verl.trainer.checkpoints import write_text
 
 
 @dataclass
@@ -69,9 +70,7 @@ class Status:
     def _write(self) -> None:
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            new = self._path.with_name(f"{self._path.name}.new")
-            new.write_text(json.dumps(asdict(self._now)))
-            os.replace(new, self._path)
+            write_text(self._path, json.dumps(asdict(self._now)))
 
 
 def told(error: BaseException) -> str:
