@@ -20,6 +20,9 @@ from safetensors.torch import load_file
 
 FOLDER = Path(__file__).parent / "invariant" / "traces"
 TIMES = ("tempo/time/", "timing", "perf/", "actor/perf/", "critic/perf/")  # of no trace
+# How far two forward passes over the same tokens differ. The rollout batches requests as they arrive, so its rounding
+# changes from run to run, a few units of float32's last place: equal within this much, on any machine.
+NOISE, NOISE_TOLERANCE = "training/rollout_", 1e-5
 
 # What every trace is recorded with, from a policy that is right now and then.
 COMMON = [
@@ -118,6 +121,8 @@ def differences(expected: Any, found: Any, tolerance: float | None, path: str = 
             where = f"{path}/{name}" if path else name
             if name not in found or name not in expected:
                 yield f"{where}: {'gone' if name not in found else 'new'}"
+            elif name.startswith(NOISE):
+                yield from differences(expected[name], found[name], max(tolerance or 0, NOISE_TOLERANCE), where)
             elif not (name == "sha256" and tolerance is not None):
                 yield from differences(expected[name], found[name], tolerance, where)
     elif isinstance(expected, list) and isinstance(found, list):
@@ -127,7 +132,8 @@ def differences(expected: Any, found: Any, tolerance: float | None, path: str = 
         for number, (one, other) in enumerate(zip(expected, found, strict=True)):
             yield from differences(one, other, tolerance, f"{path}[{number}]")
     elif isinstance(expected, float | int) and isinstance(found, float | int) and tolerance is not None:
-        if abs(expected - found) > tolerance * max(1.0, abs(expected), abs(found)):
+        close = abs(expected - found) <= tolerance * max(1.0, abs(expected), abs(found))
+        if not close and not (math.isnan(expected) and math.isnan(found)):
             yield f"{path}: {found!r}, not {expected!r}"
     elif expected != found and not (expected != expected and found != found):  # nan is as it was
         yield f"{path}: {found!r}, not {expected!r}"
