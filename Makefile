@@ -16,7 +16,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c $
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: quickstart test test-all docs lint format setup clean help
+.PHONY: quickstart test test-all docs watch-verl lint format setup clean help
 
 # nothing here is to reach for a model hub or a tracking server
 quickstart test test-all: export HF_HUB_OFFLINE = 1
@@ -35,6 +35,9 @@ docs: $(INSTALLED) ## the documentation site, in build/docs
 	@$(PIP_INSTALL) -e '.[docs]'
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -f docs/site/mkdocs.yml
 
+watch-verl: $(INSTALLED) ## the contract tests against verl's newest release and main (ARGS="verl==0.9.0 FOLDER": against these)
+	@$(BIN)/python tests/contract/watch.py $(ARGS)
+
 lint: $(INSTALLED) ## ruff (rules and format) and mypy
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
@@ -51,7 +54,7 @@ clean: ## remove .venv, caches and builds; runs/ stays
 	find tempo_verl tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo 'PYTHON=python3.12 chooses the interpreter. Where the default torch comes with CUDA, point PIP_EXTRA_INDEX_URL at'
 	@echo 'an index that has its CPU build, which is gigabytes smaller.'
 

@@ -129,12 +129,37 @@ def _report(run_dir: Path, console: Console, out: Path | None = None) -> None:
     console.print(f"report: {(out or run_dir) / 'report.html'}")
 
 
-@app.command()
-def doctor() -> None:
-    """Check the installation: versions, the plugin's registrations, the platform verl would use."""
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def doctor(
+    context: typer.Context,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Also train for a few minutes on one GPU, and judge what came out.")
+    ] = False,
+    model: Annotated[Path | None, typer.Option(help="With --gpu: folder of a small instruction-tuned model.")] = None,
+    run_dir: Annotated[Path, typer.Option(help="With --gpu: folder of its runs; must not hold any.")] = Path(
+        "runs/doctor"
+    ),
+    verbose: Annotated[bool, typer.Option(help="With --gpu: show verl's own output.")] = False,
+) -> None:
+    """Check the installation: versions, the plugin's registrations, the platform verl would use.
+
+    With --gpu every other argument is a Hydra override of the two runs.
+    """
     from tempo_verl.doctor import diagnose
 
-    raise typer.Exit(0 if diagnose(Console()) else 1)
+    console = Console()
+    if not gpu and (context.args or model is not None):
+        raise UserError(f"{(context.args or ['--model'])[0]}: only with --gpu")
+    if gpu and model is None:
+        raise UserError("--gpu: name a small instruction-tuned model with --model=DIRECTORY")
+    if gpu:
+        output_folder("--run-dir", run_dir)
+    if not diagnose(console):
+        raise typer.Exit(1)
+    if model is not None:
+        from tempo_verl.trial import run_trial
+
+        raise typer.Exit(0 if run_trial(str(model), run_dir, console, context.args, verbose) else 1)
 
 
 def main() -> None:

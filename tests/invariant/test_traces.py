@@ -50,12 +50,22 @@ def test_a_method_trains_as_recorded(traced, method: str) -> None:
 
 def test_a_difference_is_told_with_its_place() -> None:
     one = {
-        "metrics": {"a": 1.0, "b": 2.0, "training/rollout_probs_diff_max": 4.8e-7, "training/rollout_probs_diff_std": 0.0},
+        "metrics": {
+            "a": 1.0,
+            "b": 2.0,
+            "training/rollout_probs_diff_max": 4.8e-7,
+            "training/rollout_probs_diff_std": 0.0,
+        },
         "arrays": {"x": [[1.0, 2.0], [3.0]]},
         "weights": {"sha256": "1", "norm": 1.0},
     }
     other = {
-        "metrics": {"a": 1.05, "c": 2.0, "training/rollout_probs_diff_max": 6.0e-7, "training/rollout_probs_diff_std": 0.2},
+        "metrics": {
+            "a": 1.05,
+            "c": 2.0,
+            "training/rollout_probs_diff_max": 6.0e-7,
+            "training/rollout_probs_diff_std": 0.2,
+        },
         "arrays": {"x": [[1.0, 2.0], [3.5]]},
         "weights": {"sha256": "2", "norm": 1.0},
     }
@@ -64,14 +74,14 @@ def test_a_difference_is_told_with_its_place() -> None:
         "metrics/a: 1.05, not 1.0",
         "metrics/b: gone",
         "metrics/c: new",
-        "metrics/training/rollout_probs_diff_std: 0.2, not 0.0",
+        "metrics/training/rollout_std: 0.2, not 0.0",
         "weights/sha256: '2', not '1'",
     ]
     assert list(traces.differences(one, other, 0.1)) == [
         "arrays/x[1][0]: 3.5, not 3.0",
         "metrics/b: gone",
         "metrics/c: new",
-        "metrics/training/rollout_probs_diff_std: 0.2, not 0.0",
+        "metrics/training/rollout_std: 0.2, not 0.0",
     ]
 
 
@@ -79,3 +89,13 @@ def test_a_number_that_became_nan_is_a_difference_and_one_that_stayed_nan_is_non
     nan = float("nan")
     assert list(traces.differences({"a": 1.0, "b": nan}, {"a": nan, "b": nan}, 0.1)) == ["a: nan, not 1.0"]
     assert list(traces.differences({"a": 1.0, "b": nan}, {"a": nan, "b": nan}, None)) == ["a: nan, not 1.0"]
+
+
+def test_how_far_rows_are_padded_is_no_difference_on_another_machine() -> None:
+    rounds = [
+        {"metrics": {}, "weights": {}, "arrays": {"mask": [[1] * 12 + [0] * (width - 12), [1] * width]}}
+        for width in (15, 16)
+    ]
+    (pair,) = traces.summaries({"rounds": rounds[:1]}, rounds[1:])
+    assert pair[0]["arrays"]["mask"] == {"rows": 2, "mean": 27 / 48}
+    assert list(traces.differences(*pair, 0.1)) == []

@@ -22,6 +22,7 @@ from tempo_verl.launch import Run
 from tempo_verl.models import missing_value_head
 from tempo_verl.trainer.checkpoints import Best, Checkpoints
 from tempo_verl.trainer.status import read_status
+from tempo_verl.trial import judge
 
 ACCURACY = "val-core/running_sums/heldout/acc/mean@4"  # the other data source is D_U's
 ROUNDS = 2
@@ -171,6 +172,14 @@ def test_tempo_resumes_where_it_stopped_and_keeps_the_best_and_the_newest(tempo:
     for which in ("last", "best"):
         critic = checkpoints.chosen(which) / "critic" / "huggingface"
         assert AutoModelForTokenClassification.from_pretrained(critic).num_labels == 1
+
+
+def test_the_doctor_finds_both_runs_in_order(
+    stage0: tuple[Run, str], tempo: tuple[Run, str], able_policy: Path
+) -> None:
+    found = judge(able_policy, stage0[0], tempo[0])
+    assert [verdict for verdict in found if not verdict.passed] == []
+    assert len(found) == 6
 
 
 @pytest.mark.slow
