@@ -22,7 +22,9 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from tempo_verl.config.files import lacks_predictions, restored_checkpoint, round_of
 from tempo_verl.config.folder import check_folder
+from tempo_verl.config.schema import read_settings
 from tempo_verl.errors import UserError
 from tempo_verl.trainer.status import read_status
 
@@ -110,7 +112,8 @@ def run_training(
         ended: called with the seconds the training process ran, also when it failed or was interrupted.
 
     Returns:
-        Seconds the training process ran.
+        Seconds the training process ran. 0 where all rounds are trained already, which is said, and nothing else is to
+        be done.
 
     Raises:
         UserError: a mistake found by the checks, or the run failed; then with the cause and the log's path.
@@ -132,8 +135,19 @@ def run_training(
         if added:
             overrides += added
             config = resolve_config(overrides)
-        check(config)
+        rounds = _trained(run, config)
+        if rounds is None:
+            check(config)
         check_folder(run.folder, config)
+    if rounds is not None:
+        console.print(
+            f"{title}: all {rounds} rounds are in {run.folder} already, so nothing was trained; raise tempo.rounds to "
+            "go on",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        return 0.0
     run.log.parent.mkdir(parents=True, exist_ok=True)
     _set_earlier_metrics_aside(run.metrics)
     run.status.unlink(missing_ok=True)
@@ -169,6 +183,16 @@ def run_training(
     if status.ends_early is not None:
         console.print(f"{title} ended early: {status.ends_early}", highlight=False, markup=False, soft_wrap=True)
     return seconds
+
+
+def _trained(run: Run, config: DictConfig) -> int | None:
+    """``tempo.rounds`` if a run in this folder has trained as many, and its predictions are there; else None."""
+    if not (run.folder / "config.yaml").is_file() or config.trainer.val_only or config.trainer.resume_mode != "auto":
+        return None
+    method, checkpoint = read_settings(config), restored_checkpoint(config)
+    if checkpoint is None or round_of(checkpoint) != method.settings.rounds or lacks_predictions(method, checkpoint):
+        return None
+    return method.settings.rounds
 
 
 def write_run_info(folder: Path, command: str, seconds: dict[str, float], seed: int | None = None) -> None:

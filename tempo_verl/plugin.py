@@ -39,10 +39,9 @@ for _name in HOOKS:
 
 
 def _default_hardware() -> str:
-    """The config group ``hardware`` where the user names none."""
-    from tempo_verl.backends.cpu_platform import accelerator_present
+    from tempo_verl.config.cluster import default_hardware
 
-    return "fsdp" if accelerator_present() else "cpu"
+    return default_hardware()
 
 
 def _required_cpus(num_ranks: int, num_storage_units: int) -> int:

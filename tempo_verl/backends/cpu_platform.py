@@ -14,6 +14,9 @@ import torch
 # (a Ray worker without GPUs sees none through torch, yet must not turn to the CPU platform).
 ACCELERATOR_NODES = ("/dev/nvidiactl", "/dev/kfd", "/dev/davinci_manager", "/dev/dxg")
 
+# trainer.device of a cluster's nodes -> verl's platform for it
+STEERED = {"cuda": "nvidia", "npu": "huawei"}
+
 
 def accelerator_present() -> bool:
     """Whether this host has an accelerator that verl could train on (NVIDIA, AMD or Ascend)."""
@@ -112,8 +115,8 @@ def register(platform_module: ModuleType) -> None:
 def use_platform_for(device: str) -> None:
     """Make this process's platform fit ``trainer.device``.
 
-    A head node without accelerators that steers a cluster of them would pick the CPU platform; verl itself falls back
-    to its CUDA platform there, and so do we.
+    A head node without accelerators that steers a cluster of them would pick the CPU platform, and ask Ray for its
+    resource. verl itself falls back to its CUDA platform there.
 
     Raises:
         UserError: ``trainer.device=cpu`` on a host with an accelerator that was not asked for by ``VERL_PLATFORM=cpu``.
@@ -128,5 +131,5 @@ def use_platform_for(device: str) -> None:
             f"trainer.device=cpu (hardware=cpu), but this host has an accelerator ({current}); "
             "use hardware=fsdp, or set VERL_PLATFORM=cpu to insist on the CPU"
         )
-    if device == "cuda" and current == "cpu":
-        set_platform(PlatformRegistry.get("nvidia")())
+    if current == "cpu" and device in STEERED:
+        set_platform(PlatformRegistry.get(STEERED[device])())

@@ -31,13 +31,15 @@ class TransformersServer:
 
     def __init__(self, config, model_config, replica_rank: int):
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from verl.utils.fs import copy_to_local
 
         self.config, self.replica_rank = config, replica_rank
         self.tokenizer = AutoTokenizer.from_pretrained(
-            model_config.tokenizer_path or model_config.path, trust_remote_code=model_config.trust_remote_code
+            copy_to_local(model_config.tokenizer_path or model_config.path),
+            trust_remote_code=model_config.trust_remote_code,
         )
         self.model = AutoModelForCausalLM.from_pretrained(
-            model_config.path,
+            copy_to_local(model_config.path),
             dtype=torch.float32,
             attn_implementation="sdpa",
             trust_remote_code=model_config.trust_remote_code,

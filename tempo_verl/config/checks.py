@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
+from importlib import import_module
+from math import prod
 from typing import Any
 
 from hydra.experimental.callback import Callback
@@ -16,7 +19,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from tempo_verl.compat import check_verl_version
 from tempo_verl.config.cluster import check_processes, check_ray, check_storage
-from tempo_verl.config.files import check_checkpoints, check_predictions, check_questions, written
+from tempo_verl.config.files import (
+    check_checkpoints,
+    check_paths,
+    check_predictions,
+    check_questions,
+    check_resume,
+    written,
+)
+from tempo_verl.config.layout import Pass, Role, roles
 from tempo_verl.config.models import check_models, check_prompts
 from tempo_verl.config.schema import read_settings
 from tempo_verl.config.start import check_start
@@ -26,20 +37,34 @@ from tempo_verl.methods import Method
 # Environment variable: the parent, `tempo-verl train`, has just checked this very configuration.
 CHECKED = "TEMPO_CHECKED"
 
-SEQUENCE_PARALLEL = "fsdp_config.ulysses_sequence_parallel_size"
+# What verl asks of transformers where model.override_config names no attention.
+ATTENTION = "flash_attention_2"
 
-# Settings of verl that TEMPO does not read: field, the value that asks for nothing, what to use instead.
+# Settings of verl that TEMPO does not read, or that verl itself does not: field, the value that asks for nothing, what
+# to use instead.
 WITHOUT_EFFECT = (
+    ("actor_rollout_ref.actor.ppo_micro_batch_size", None, "use actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu"),
+    (
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size",
+        None,
+        "use actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu",
+    ),
     ("algorithm.adv_estimator", "gae", "the advantage is TEMPO's own"),
+    ("algorithm.use_pf_ppo", False, "samples are not drawn by preference: the advantage is TEMPO's own"),
     ("algorithm.filter_groups.enable", False, "prompts that are all right or all wrong calibrate the critic as well"),
     ("algorithm.rollout_correction.rollout_is", None, "rollouts are on-policy"),
     ("algorithm.rollout_correction.rollout_rs", None, "rollouts are on-policy"),
     ("critic.ppo_epochs", 1, "use tempo.calibration.epochs"),
+    ("critic.ppo_micro_batch_size", None, "use critic.ppo_micro_batch_size_per_gpu"),
+    ("critic.ulysses_sequence_parallel_size", 1, "use critic.fsdp.ulysses_sequence_parallel_size"),
     ("reward.custom_reward_function.path", None, "name your verifier as module:function in reward_model.style"),
     ("reward.reward_model.enable", False, "the reward is the verifier's verdict or the critic's value"),
     ("trainer.critic_warmup", 0, "use tempo.calibration.warmup_rounds"),
     ("trainer.v1.sampler.sync_refill_failed_groups", False, "failed prompts are left out"),
 )
+
+# The trainer takes the critic's budget from the first, of training too; the second reaches nothing.
+ONE_BUDGET = ("critic.ppo_infer_max_token_len_per_gpu", "critic.forward_max_token_len_per_gpu")
 
 
 class PreflightCallback(Callback):
@@ -64,14 +89,17 @@ def check(config: DictConfig) -> None:
     """
     check_verl_version()
     method = read_settings(config)
+    check_paths(config)
     check_start(config, method.settings)
     _check_algorithm(config, method)
     _check_calibration(config, method)
+    _check_layout(config)
     _check_batches(config, method)
     _check_lengths(config)
     check_processes(config)
     method.check(config)
     questions = check_questions(config, method)
+    check_resume(config, method)
     check_checkpoints(config, method)
     check_predictions(method)
     check_models(config)
@@ -159,8 +187,57 @@ def _check_calibration(config: DictConfig, method: Method) -> None:
         )
 
 
+def _check_layout(config: DictConfig) -> None:
+    """Processes that share rows or sequences: whether there are as many, and whether the model's kernels know of it."""
+    for role in roles(config).values():
+        sharing = {field: size for field, size in role.sharing.items() if size > 1}
+        if role.processes % prod(sharing.values()):
+            told = " x ".join(f"{field}={size}" for field, size in sharing.items())
+            raise UserError(
+                f"{told}: does not divide the {role.processes} training processes (trainer.n_gpus_per_node x "
+                "trainer.nnodes); change one of them"
+            )
+        if role.name == "critic" and role.get(f"{role.model}.use_fused_kernels"):
+            raise UserError(
+                f"{role.model}.use_fused_kernels=true: they make log-probabilities, a critic values; set it to false"
+            )
+        if not role.is_fsdp or role.sequence == 1:
+            continue
+        shared = f"{role.sequence_field}={role.sequence}"
+        if not role.get(f"{role.model}.use_remove_padding"):
+            raise UserError(
+                f"{shared} needs packed sequences; set {role.model}.use_remove_padding=true, or the former to 1"
+            )
+        attention = (role.get(f"{role.model}.override_config") or {}).get("attn_implementation", ATTENTION)
+        if not _knows_ulysses(attention, role.get(f"{role.model}.external_lib")):
+            raise UserError(
+                f"{role.model}.override_config.attn_implementation={attention}: values would be wrong where processes "
+                f"share a sequence ({shared}); set it to {ATTENTION}, or the latter to 1"
+            )
+
+
+def _knows_ulysses(attention: str, external_lib: str | Sequence[str] | None) -> bool:
+    """Whether verl's all-to-all takes part in an attention.
+
+    verl puts it into what transformers' ``flash_attention_forward`` calls. So that function has to be the one that is
+    registered under the name: it is for ``flash_attention_2`` and its successors. Whoever registers it under another
+    name, with a kernel of their own, does so in a module that ``model.external_lib`` or verl's
+    ``VERL_USE_EXTERNAL_MODULES`` names: every process imports it.
+    """
+    from transformers.integrations.flash_attention import flash_attention_forward
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    for module in [external_lib] if isinstance(external_lib, str) else external_lib or []:
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise UserError(
+                f"model.external_lib={module} cannot be imported ({error}); install it, or unset it"
+            ) from error
+    return ALL_ATTENTION_FUNCTIONS.get(attention) is flash_attention_forward
+
+
 def _check_batches(config: DictConfig, method: Method) -> None:
-    ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes // _sequence_parallel(config)
     actor_mini = config.actor_rollout_ref.actor.ppo_mini_batch_size
     settings, policy_stream = method.settings, method.learns_on()
     policy_batch = getattr(settings, policy_stream).batch_size
@@ -170,20 +247,14 @@ def _check_batches(config: DictConfig, method: Method) -> None:
             f"tempo.labeled.n={settings.labeled.n} must equal actor_rollout_ref.rollout.n={n} in "
             f"method={settings.method}"
         )
-    updates = [
-        (
-            "actor_rollout_ref.actor.ppo_mini_batch_size",
-            actor_mini,
-            f"tempo.{policy_stream}.batch_size",
-            policy_batch,
-            n,
-        )
-    ]
+    batch_name = f"tempo.{policy_stream}.batch_size"
+    updates = [("actor", "actor_rollout_ref.actor.ppo_mini_batch_size", actor_mini, batch_name, policy_batch, n)]
+    batches = [(batch_name, policy_batch, n, ("actor", "reference", "critic"))]
     if config.critic.enable and settings.labeled.files:
-        labeled = settings.labeled
-        critic_mini = settings.calibration.mini_batch_size
+        labeled, critic_mini = settings.labeled, settings.calibration.mini_batch_size
         updates.append(
             (
+                "critic",
                 "tempo.calibration.mini_batch_size",
                 critic_mini,
                 "tempo.labeled.batch_size",
@@ -191,40 +262,66 @@ def _check_batches(config: DictConfig, method: Method) -> None:
                 labeled.n,
             )
         )
-    for mini_name, mini, batch_name, batch, samples in updates:
+        batches.append(("tempo.labeled.batch_size", labeled.batch_size, labeled.n, ("critic",)))
+    found = roles(config)
+    for name, mini_name, mini, batch_name, batch, samples in updates:
         if mini > batch or batch % mini:
             raise UserError(f"{mini_name}={mini} does not divide {batch_name}={batch}; choose a divisor of {batch}")
-        if is_fsdp(config) and mini * samples % ranks:
-            raise UserError(
-                f"{mini_name}={mini} makes {mini * samples} samples an update, not a multiple of the {ranks} "
-                "data-parallel training processes (trainer.n_gpus_per_node x trainer.nnodes); change one of them"
-            )
+        role = found[name]
+        assert role.update is not None
+        _check_whole(role, role.update, f"{mini_name}={mini}", mini * samples, "samples an update")
+    if settings.actor_on_labeled or method.critic_loss != "calibration":
+        batches = batches[1:]  # the policy's has labelled rows as well, and synthetic ones make it whole
+    for batch_name, batch, samples, readers in batches:
+        for role in (found[name] for name in readers if name in found):
+            _check_whole(role, role.forward, f"{batch_name}={batch}", batch * samples, "samples a round")
+
+
+def _check_whole(role: Role, of: Pass, told: str, rows: int, what: str) -> None:
+    """Each process of a role has as many rows, in whole micro-batches."""
+    if role.ranks is None:
+        return
+    if rows % role.ranks:
+        raise UserError(
+            f"{told} makes {rows} {what}, not a multiple of the {role.ranks} data-parallel training processes of the "
+            f"{role.name} (trainer.n_gpus_per_node x trainer.nnodes{_shared(role)}); change one of them"
+        )
+    if role.dynamic:
+        return
+    size = role.get(of.rows)
+    if size is None:
+        raise UserError(
+            f"{of.rows} is not set, and {role.dynamic_field}=false asks for micro-batches of so many rows; set both"
+        )
+    if rows // role.ranks % size:
+        raise UserError(
+            f"{of.rows}={size} does not divide the {rows // role.ranks} samples that {told} leaves for each of the "
+            f"{role.ranks} data-parallel training processes of the {role.name}; choose a divisor, or "
+            f"{role.dynamic_field}=true"
+        )
+
+
+def _shared(role: Role) -> str:
+    return "".join(f" / {field}" for field, size in role.sharing.items() if size > 1)
 
 
 def _check_lengths(config: DictConfig) -> None:
-    if not is_fsdp(config):
-        return
-    longest = config.data.max_prompt_length + config.data.max_response_length
-    for field in (
-        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu",
-        "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu",
-        "critic.ppo_max_token_len_per_gpu",
-    ):
-        budget = OmegaConf.select(config, field)
-        section = config.critic if field.startswith("critic") else config.actor_rollout_ref.actor
-        if section.use_dynamic_bsz and budget is not None and budget * _sequence_parallel(config) < longest:
+    for field in ONE_BUDGET if config.critic.enable else ():
+        told, read = OmegaConf.select(config, field), config.critic.ppo_max_token_len_per_gpu
+        if told not in (None, read):
             raise UserError(
-                f"{field}={budget} is less than data.max_prompt_length + data.max_response_length={longest}: "
-                "a micro-batch must hold the longest sample; raise it or shorten the samples"
+                f"{field}={told}: verl has one budget for all passes of the critic; leave it at "
+                f"critic.ppo_max_token_len_per_gpu={read}, or change that"
             )
-
-
-def _sequence_parallel(config: DictConfig) -> int:
-    """Processes that share a sequence (Ulysses, FSDP only)."""
-    actor = config.actor_rollout_ref.actor
-    named = (OmegaConf.select(actor, "ulysses_sequence_parallel_size"), OmegaConf.select(actor, SEQUENCE_PARALLEL))
-    return max(size or 1 for size in named)
-
-
-def is_fsdp(config: DictConfig) -> bool:
-    return str(config.actor_rollout_ref.actor.strategy).startswith("fsdp")
+    longest = config.data.max_prompt_length + config.data.max_response_length
+    for role in roles(config).values():
+        if not role.dynamic or role.ranks is None or role.dynamic_context:
+            continue
+        for field in (of.tokens for of in role.passes):
+            budget = role.get(field)
+            if budget is not None and budget * role.sequence < longest:
+                shared = f" x {role.sequence_field}={role.sequence}" if role.sequence > 1 else ""
+                raise UserError(
+                    f"{field}={budget}{shared} is less than data.max_prompt_length + data.max_response_length="
+                    f"{longest}: a micro-batch must hold the longest sample; raise it or shorten the samples"
+                )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from omegaconf import DictConfig
 
@@ -21,17 +22,49 @@ def required_cpus(num_ranks: int, num_storage_units: int) -> int:
 
 
 def check_ray(config: DictConfig) -> None:
-    required = required_cpus(
-        config.trainer.n_gpus_per_node * config.trainer.nnodes,
-        config.transfer_queue.backend.SimpleStorage.num_data_storage_units,
-    )
-    available, where = _available_cpus(config)
-    if available < required:
+    ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes
+    required = required_cpus(ranks, config.transfer_queue.backend.SimpleStorage.num_data_storage_units)
+    options = config.ray_kwargs.get("ray_init", {})
+    running = running_cluster(options.get("address"))
+    if running is not None:
+        where, resources = running
+    elif options.get("num_cpus") is not None:
+        where, resources = "ray_kwargs.ray_init.num_cpus: Ray", {"CPU": options.num_cpus}
+    else:
+        where, resources = "this machine", {"CPU": os.cpu_count() or 1}
+    if resources.get("CPU", 0) < required:
         raise UserError(
-            f"{where} has {available:g} CPUs, this run needs {required} "
+            f"{where} has {resources.get('CPU', 0):g} CPUs, this run needs {required} "
             f"(3 for each training process, 1 for each of TransferQueue's storage units, 2 more); "
             "raise ray_kwargs.ray_init.num_cpus or lower transfer_queue.backend.SimpleStorage.num_data_storage_units"
         )
+    if running is not None:
+        _check_accelerators(where, resources, ranks, training_device(config))
+
+
+def _check_accelerators(where: str, resources: Mapping[str, float], ranks: int, device: str) -> None:
+    """verl waits for ever for accelerators by a name that no node offers."""
+    wanted = "NPU" if device == "npu" else "GPU"
+    other = "GPU" if device == "npu" else "NPU"
+    if resources.get(wanted, 0) >= ranks:
+        return
+    if not resources.get(wanted) and resources.get(other):
+        fitting = "npu" if other == "NPU" else "cuda"
+        raise UserError(
+            f"trainer.device={device}: {where} has {resources[other]:g} {other}s and no {wanted}; set it to {fitting}"
+        )
+    raise UserError(
+        f"{where} has {resources.get(wanted, 0):g} {wanted}s, this run needs {ranks} (trainer.n_gpus_per_node x "
+        "trainer.nnodes); lower one of them, or wait until every node has joined"
+    )
+
+
+def training_device(config: DictConfig) -> str:
+    """``trainer.device`` as verl's launcher sets it: an accelerator of this host goes before what is configured."""
+    from verl.plugin.platform import get_platform
+
+    here = get_platform().device_name
+    return config.trainer.device if here == "cpu" else here
 
 
 def check_storage(config: DictConfig, settings: TempoSettings) -> None:
@@ -49,29 +82,48 @@ def check_storage(config: DictConfig, settings: TempoSettings) -> None:
         )
 
 
-def _available_cpus(config: DictConfig) -> tuple[float, str]:
+def running_cluster(address: str | None) -> tuple[str, dict[str, float]] | None:
+    """The cluster that ``ray.init(address)`` joins, in words, and what all its nodes have. None: it starts one.
+
+    Raises:
+        UserError: it does not answer.
+    """
     import ray
     from ray._private.services import canonicalize_bootstrap_address
 
     if ray.is_initialized():
-        return ray.cluster_resources().get("CPU", 0), "the Ray cluster"
-    options = config.ray_kwargs.get("ray_init", {})
+        return "the Ray cluster", ray.cluster_resources()
     try:
-        address = canonicalize_bootstrap_address(options.get("address"))  # as ray.init() will find it
+        address = canonicalize_bootstrap_address(address)  # as ray.init() will find it
         if address:
             ray.init(address=address, logging_level="ERROR")
     except (ConnectionError, ValueError) as error:
         raise UserError(
             f"no Ray cluster answers ({str(error).splitlines()[0]}); check ray_kwargs.ray_init.address and RAY_ADDRESS"
         ) from error
-    if address:
-        try:
-            return ray.cluster_resources().get("CPU", 0), f"the Ray cluster at {address}"
-        finally:
-            ray.shutdown()
-    if options.get("num_cpus") is not None:
-        return options.num_cpus, "ray_kwargs.ray_init.num_cpus: Ray"
-    return os.cpu_count() or 1, "this machine"
+    if not address:
+        return None
+    try:
+        return f"the Ray cluster at {address}", ray.cluster_resources()
+    finally:
+        ray.shutdown()
+
+
+def default_hardware() -> str:
+    """The config group ``hardware`` where the user names none.
+
+    ``fsdp`` where this host has an accelerator, or the cluster that a run would join from here: its head node may have
+    none. A cluster that does not answer is not taken for none; the checks tell of it.
+    """
+    from tempo_verl.backends.cpu_platform import accelerator_present
+
+    if accelerator_present():
+        return "fsdp"
+    try:
+        running = running_cluster(None)
+    except UserError:
+        return "fsdp"
+    return "fsdp" if running is not None and any(running[1].get(name) for name in ("GPU", "NPU")) else "cpu"
 
 
 def check_processes(config: DictConfig) -> None:

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from tempo_verl.data.validation import Questions, check_disjoint, read_judging_sources, read_questions
+from tempo_verl.config.layout import roles
+from tempo_verl.data.validation import HDFS, Questions, check_disjoint, read_judging_sources, read_questions
 from tempo_verl.errors import UserError
 from tempo_verl.methods import Method
 from tempo_verl.rewards import check_style
@@ -25,6 +27,30 @@ IN_THE_WAY_OF_KEEP = (
     ("actor_rollout_ref.actor.checkpoint.async_save", False),
     ("critic.checkpoint.async_save", False),
 )
+
+# Paths that verl and TEMPO write to, or read, as local ones.
+LOCAL = (
+    "trainer.default_local_dir", "trainer.resume_from_path", "tempo.start_from", "tempo.predictions.file",
+    "tempo.dump_dir", "tempo.status_file",
+)  # fmt: skip
+
+
+def check_paths(config: DictConfig) -> None:
+    """See that what has to be on a file system is not on HDFS.
+
+    Raises:
+        UserError: it is; or checkpoints are to be uploaded by an engine that does not.
+    """
+    for field in LOCAL:
+        path = OmegaConf.select(config, field)
+        if path is not None and str(path).startswith(HDFS):
+            raise UserError(f"{field}={path}: must be on a file system; name a folder that every node finds")
+    remote = config.trainer.default_hdfs_dir
+    if remote is not None and any(role.is_fsdp for role in roles(config).values()):
+        raise UserError(
+            f"trainer.default_hdfs_dir={remote} would have no effect (verl's FSDP engine saves to "
+            "trainer.default_local_dir only); leave it at null, and copy the checkpoints"
+        )
 
 
 def check_questions(config: DictConfig, method: Method) -> dict[str, Questions]:
@@ -87,6 +113,62 @@ def check_checkpoints(config: DictConfig, method: Method) -> None:
             config.data.val_files, method.settings.unlabeled.files, method.settings.checkpoint.validation
         )
     checkpoints.check_start(config.trainer.resume_mode, data_sources)
+
+
+def check_resume(config: DictConfig, method: Method) -> None:
+    """See that a run that goes on from a checkpoint has something left to do: verl would train no round, and be done.
+
+    Raises:
+        UserError: it has not; or verl cannot make out the checkpoint.
+    """
+    restored, rounds = restored_checkpoint(config), method.settings.rounds
+    if restored is None or config.trainer.val_only:
+        return
+    trained = round_of(restored)
+    if trained < rounds or (trained == rounds and lacks_predictions(method, restored)):
+        return
+    field, remedy = f"trainer.resume_mode=auto: {config.trainer.default_local_dir}", "name another folder"
+    if config.trainer.resume_mode == "resume_path":
+        field = f"trainer.resume_from_path={config.trainer.resume_from_path}"
+        remedy = "start from its weights with tempo.start_from"
+    raise UserError(
+        f"{field} is trained for {trained} rounds already, tempo.rounds={rounds}; raise the latter, or {remedy}"
+    )
+
+
+def restored_checkpoint(config: DictConfig) -> Path | None:
+    """The folder ``global_step_N`` that verl will go on from; None: it begins anew.
+
+    Raises:
+        UserError: verl cannot make out the checkpoint.
+    """
+    mode, path = config.trainer.resume_mode, config.trainer.resume_from_path
+    if mode == "disable":
+        return None
+    if mode == "auto":
+        checkpoints = Checkpoints.from_config(config)
+        latest = checkpoints.latest()
+        return checkpoints.path(latest) if latest is not None and checkpoints.path(latest).is_dir() else None
+    if mode != "resume_path":
+        raise UserError(f"trainer.resume_mode={mode} is unknown; choose one of auto, disable, resume_path")
+    if not re.search(r"global_step_\d+$", str(path)) or not Path(path).is_dir():
+        raise UserError(
+            f"trainer.resume_from_path={written(path)}: no checkpoint of verl's; give a folder .../global_step_N"
+        )
+    return Path(path)
+
+
+def round_of(checkpoint: Path) -> int:
+    """The round after which a checkpoint was saved."""
+    return int(checkpoint.name.rpartition("_")[2])
+
+
+def lacks_predictions(method: Method, checkpoint: Path) -> bool:
+    """Whether predictions are asked for that were not written since a checkpoint."""
+    if method.settings.predictions.file is None or not method.needs.unlabeled:
+        return False
+    file = Path(method.settings.predictions.file)
+    return not file.is_file() or file.stat().st_mtime_ns < checkpoint.stat().st_mtime_ns
 
 
 def check_predictions(method: Method) -> None:

@@ -35,7 +35,7 @@ def check_folder(folder: Path, config: DictConfig) -> None:
         config: of the run now.
 
     Raises:
-        UserError: it would not, with the differences; or there is no round left to train.
+        UserError: it would not, with the differences.
     """
     earlier = folder / "config.yaml"
     latest = Checkpoints.from_config(config).latest()
@@ -47,14 +47,7 @@ def check_folder(folder: Path, config: DictConfig) -> None:
             f"--run-dir={folder} holds a run of method={method}; name another folder (with "
             f"tempo.start_from={folder} to begin with its weights)"
         )
-    if latest is None or config.trainer.resume_mode != "auto":
-        return
-    if latest > int(config.tempo.rounds):
-        raise UserError(
-            f"--run-dir={folder} is trained for {latest} rounds already, tempo.rounds={config.tempo.rounds}; raise it, "
-            "or name another folder"
-        )
-    if config.tempo.allow_changes:
+    if latest is None or config.trainer.resume_mode != "auto" or config.tempo.allow_changes:
         return
     before, now = (flatten(OmegaConf.to_container(of, resolve=True)) for of in (OmegaConf.load(earlier), config))
     changed = [name for name in sorted(before.keys() & now.keys()) if before[name] != now[name]]

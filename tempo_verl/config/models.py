@@ -3,54 +3,130 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from tempo_verl.compat import missing_head_message
 from tempo_verl.config.files import check_questions
-from tempo_verl.data.validation import Questions
+from tempo_verl.config.layout import Role, roles
+from tempo_verl.data.validation import HDFS, Questions
 from tempo_verl.errors import UserError
 from tempo_verl.methods import Method
 from tempo_verl.models import missing_value_head
 
 # A model may have a few more ids than its tokenizer (padding; 2.3 % in the DeepSeek LLM family), never fewer.
 MOST_UNUSED_IDS = 0.05
+# Layers that tell the sequences of a packed batch apart by their positions, or look at one token only, by the names in
+# transformers' configurations. Others (linear attention, state-space models, convolutions) are told where a sequence
+# begins, or go on with the one before.
+STATELESS_LAYERS = frozenset(
+    {"full_attention", "sliding_attention", "chunked_attention", "attention", "dense", "sparse", "moe", "mlp"}
+)
+# What tells of such layers where a configuration does not list its layers.
+STATE = re.compile(r"mamba|ssm|recurrent|rwkv|linear_attn|linear_conv|lru_width")
+# Policies whose forward verl gives a parameter for the boundaries; every other model gets none, nor does a value head.
+TOLD_BOUNDARIES = ("qwen3_5", "qwen3_5_moe")
 
 
 def check_models(config: DictConfig) -> None:
-    for field in ("actor_rollout_ref.model", *(["critic.model"] if config.critic.enable else [])):
-        path = OmegaConf.select(config, f"{field}.path")
+    """Models in local directories. Those by their hub name or on HDFS are left to :func:`check_fetched`."""
+    for role in _models(config):
+        field, path = f"{role.model}.path", role.get(f"{role.model}.path")
         if path is None:
-            raise UserError(f"{field}.path is not set; give a Hugging Face directory or name")
+            raise UserError(f"{field} is not set; give a Hugging Face directory or name")
         if path.startswith("~"):
-            raise UserError(f"{field}.path={path}: verl does not expand ~; write the path out")
+            raise UserError(f"{field}={path}: verl does not expand ~; write the path out")
+        if path.endswith("/"):
+            raise UserError(f"{field}={path}: verl takes no path that ends in /; leave it out")
+        if path.startswith(HDFS):
+            continue
         local = Path(path)
         if (path.startswith((".", "/")) or path.count("/") > 1) and not (local / "config.json").is_file():
-            raise UserError(f"{field}.path={path}: no config.json there; give a Hugging Face directory")
+            raise UserError(f"{field}={path}: no config.json there; give a Hugging Face directory")
         if local.is_dir():
-            _check_vocabulary(field, local, OmegaConf.select(config, field))
-            _check_positions(config, field, local)
+            _check_directory(role, local)
     if config.critic.enable:
-        _check_value_head(config)
+        _check_megatron_head(config)
     _check_lora(config)
 
 
-def _check_value_head(config: DictConfig) -> None:
-    critic = Path(config.critic.model.path)
-    if config.critic.allow_new_value_head:
-        return
-    if not config.critic.strategy.startswith("fsdp") and config.trainer.resume_mode != "resume_path":
-        raise UserError(
-            f"critic.model.path={critic}: Megatron reads no Hugging Face value head; resume a Megatron checkpoint "
-            "(trainer.resume_mode=resume_path, trainer.resume_from_path=...) or set critic.allow_new_value_head=true"
-        )
-    if config.critic.strategy.startswith("fsdp") and critic.is_dir():
-        missing = missing_value_head(critic, config.critic.model.trust_remote_code)
+def _models(config: DictConfig) -> list[Role]:
+    return [role for name, role in roles(config).items() if name != "reference"]
+
+
+def _check_directory(role: Role, local: Path) -> None:
+    _check_vocabulary(role, local)
+    _check_architecture(role, local)
+    if role.name == "critic" and role.is_fsdp and not role.config.critic.allow_new_value_head:
+        missing = missing_value_head(local, role.config.critic.model.trust_remote_code)
         if missing:
-            raise UserError(missing_head_message(str(critic), missing))
+            raise UserError(missing_head_message(role.config.critic.model.path, missing))
+
+
+def _check_architecture(role: Role, model: Path | str) -> None:
+    """What the configuration of a model says of it: its positions, layers and heads.
+
+    Args:
+        model: a directory, or a name in the hub.
+    """
+    from transformers import AutoConfig
+
+    options = role.get(role.model)
+    architecture = AutoConfig.from_pretrained(model, trust_remote_code=options.trust_remote_code)
+    text = architecture.get_text_config()
+    _check_positions(role, text)
+    if not role.is_fsdp:
+        return
+    where, override = f"{role.model}.path={options.path}", options.get("override_config") or {}
+    state = layers_with_state(text)
+    told = role.name == "actor" and architecture.model_type in TOLD_BOUNDARIES
+    if options.use_remove_padding and state and not told:
+        raise UserError(
+            f"{role.model}.use_remove_padding=true: verl does not tell {where} where the sequences of a packed batch "
+            f"begin, which its layers have to know ({', '.join(state)}); set it to false"
+        )
+    tied = override.get("tie_word_embeddings", getattr(architecture, "tie_word_embeddings", False))
+    if options.use_fused_kernels and not tied:
+        raise UserError(
+            f"{role.model}.use_fused_kernels=true: {where} has an output layer of its own (tie_word_embeddings=false), "
+            "which FSDP shards and the kernels want whole; set it to false"
+        )
+    shared, heads = role.sequence, getattr(text, "num_attention_heads", 0)
+    kv_heads = getattr(text, "num_key_value_heads", None) or heads
+    if heads % shared or (kv_heads % shared and shared % kv_heads):
+        raise UserError(
+            f"{role.sequence_field}={shared} does not divide the {heads} attention heads and {kv_heads} "
+            f"key-value heads of {where}; choose a divisor"
+        )
+
+
+def layers_with_state(text: Any) -> list[str]:
+    """Kinds of layers that hand what they have read from token to token, or all that hints at them.
+
+    Args:
+        text: the configuration of a text model.
+    """
+    layers = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None)
+    if layers:
+        return sorted(set(layers) - STATELESS_LAYERS)
+    if not hasattr(text, "num_attention_heads"):
+        return [text.model_type]
+    return sorted(name for name in text.to_dict() if STATE.search(name))
+
+
+def _check_megatron_head(config: DictConfig) -> None:
+    critic = config.critic
+    if critic.allow_new_value_head or critic.strategy.startswith("fsdp") or config.trainer.resume_mode == "resume_path":
+        return
+    raise UserError(
+        f"critic.model.path={critic.model.path}: Megatron reads no Hugging Face value head; "
+        "resume a Megatron checkpoint (trainer.resume_mode=resume_path, trainer.resume_from_path=...) or set "
+        "critic.allow_new_value_head=true"
+    )
 
 
 def _check_lora(config: DictConfig) -> None:
@@ -65,40 +141,40 @@ def _check_lora(config: DictConfig) -> None:
         )
 
 
-def _check_vocabulary(field: str, model: Path, options: DictConfig) -> None:
+def _check_vocabulary(role: Role, model: Path) -> None:
     from transformers import AutoConfig, AutoTokenizer
 
+    options = role.get(role.model)
     tokenizer_path, trust = options.get("tokenizer_path") or str(model), options.trust_remote_code
+    if tokenizer_path.startswith(HDFS):
+        return
     try:
         tokens = len(AutoTokenizer.from_pretrained(tokenizer_path, trust_remote_code=trust))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{field}.tokenizer_path={tokenizer_path}: no tokenizer there ({str(error).splitlines()[0]}); "
+            f"{role.model}.tokenizer_path={tokenizer_path}: no tokenizer there ({str(error).splitlines()[0]}); "
             "give the Hugging Face directory that holds it"
         ) from error
     vocabulary = AutoConfig.from_pretrained(model, trust_remote_code=trust).get_text_config().vocab_size
     if tokens > vocabulary or vocabulary - tokens > MOST_UNUSED_IDS * vocabulary:
         raise UserError(
-            f"{field}.path={model}: the model's vocabulary has {vocabulary} ids, its tokenizer {tokens}; "
+            f"{role.model}.path={options.path}: the model's vocabulary has {vocabulary} ids, its tokenizer {tokens}; "
             "use the tokenizer the model was trained with"
         )
 
 
-def _check_positions(config: DictConfig, field: str, model: Path) -> None:
+def _check_positions(role: Role, text: Any) -> None:
     """The longest sample must fit the positions that the model knows."""
-    from transformers import AutoConfig
-
-    trust = OmegaConf.select(config, field).trust_remote_code
-    text = AutoConfig.from_pretrained(model, trust_remote_code=trust).get_text_config()
-    override = OmegaConf.select(config, f"{field}.override_config") or {}  # what verl changes of the model's own
+    options, data = role.get(role.model), role.config.data
+    override = options.get("override_config") or {}  # what verl changes of the model's own
     if any("rope" in name for name in override):  # which may reach further
         return
     positions = override.get("max_position_embeddings") or getattr(text, "max_position_embeddings", None)
-    prompt, response = config.data.max_prompt_length, config.data.max_response_length
+    prompt, response = data.max_prompt_length, data.max_response_length
     if positions is not None and prompt + response > positions:
         raise UserError(
             f"data.max_prompt_length={prompt} + data.max_response_length={response} is more than the {positions} "
-            f"positions of {field}.path={model}; lower one of them"
+            f"positions of {role.model}.path={options.path}; lower one of them"
         )
 
 
@@ -116,24 +192,49 @@ def check_prompts(config: DictConfig, questions: dict[str, Questions]) -> None:
     from transformers import AutoTokenizer
 
     options = config.actor_rollout_ref.model
-    if not Path(options.path).is_dir():
+    if not _prompts_can_be_made(config):
         return
     name = options.get("tokenizer_path") or options.path
     tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=options.trust_remote_code)
     _check_lengths(config, questions, tokenizer)
 
 
+def _prompts_can_be_made(config: DictConfig) -> bool:
+    """Whether the policy's configuration and tokenizer are on this machine before a run."""
+    options = config.actor_rollout_ref.model
+    return Path(options.path).is_dir() and not str(options.get("tokenizer_path")).startswith(HDFS)
+
+
 def check_fetched(config: DictConfig, method: Method, tokenizer: Any) -> None:
-    """As :func:`check_prompts`, for a policy by its hub name: the trainer has its tokenizer before its weights."""
-    if not Path(config.actor_rollout_ref.model.path).is_dir():
+    """As :func:`check_models` and :func:`check_prompts`, for models by their hub name or on HDFS.
+
+    The trainer has the policy's configuration and tokenizer before any weights are loaded. verl copies what is on HDFS.
+    The value head of a critic from the hub is seen to as it is loaded.
+    """
+    from verl.utils.fs import copy_to_local
+
+    for role in _models(config):
+        options = role.get(role.model)
+        if Path(options.path).is_dir():
+            continue
+        if not options.path.startswith(HDFS):
+            _check_architecture(role, options.path)
+            continue
+        local = Path(copy_to_local(options.path, use_shm=options.use_shm))
+        if not (local / "config.json").is_file():
+            raise UserError(f"{role.model}.path={options.path}: no config.json there; give a Hugging Face directory")
+        _check_directory(role, local)
+    if not _prompts_can_be_made(config):
         _check_lengths(config, check_questions(config, method), tokenizer)
 
 
 def _check_lengths(config: DictConfig, questions: dict[str, Questions], tokenizer: Any) -> None:
     from transformers import AutoConfig
+    from verl.utils.fs import copy_to_local
 
     options = config.actor_rollout_ref.model
-    model = AutoConfig.from_pretrained(options.path, trust_remote_code=options.trust_remote_code)
+    path = copy_to_local(options.path, use_shm=options.use_shm)
+    model = AutoConfig.from_pretrained(path, trust_remote_code=options.trust_remote_code)
     if hasattr(model, "vision_config"):  # what an image takes is known to its processor only
         return
     for field, asked in questions.items():

@@ -11,6 +11,8 @@ from tempo_verl.data.overlap import normalised
 from tempo_verl.errors import UserError
 from tempo_verl.rewards import style_of
 
+HDFS = "hdfs://"
+
 
 @dataclass(frozen=True)
 class Questions:
@@ -162,6 +164,11 @@ def read_rows(field: str, path: str, needs_answers: bool) -> list[dict[str, Any]
     import pyarrow.json
     import pyarrow.parquet
 
+    if path.startswith(HDFS):
+        raise UserError(
+            f"{field}={path}: questions are compared before a run begins, so they have to be local; copy the file to "
+            "where every node finds it"
+        )
     if not os.path.isfile(path):
         raise UserError(f"{field}={path}: no such file; check the path")
     if not path.endswith((".parquet", ".json", ".jsonl")):

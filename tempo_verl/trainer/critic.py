@@ -52,7 +52,7 @@ class Critic:
             count = settings.calibration.replay.prompts * settings.labeled.n
             joined = self._replay.join(samples, count, self._mini_batch, self._number)
             self._log.metrics["tempo/labeled/replayed"] = float(len(joined) - len(samples))
-            samples = self._port.balanced(joined, self._mini_batch, self._log, "replay_seqlen")
+            samples = self._port.balanced(joined, self._mini_batch, self._log, "replay_seqlen", "critic")
         self.train(samples)
 
     def train(self, samples: Samples) -> None:

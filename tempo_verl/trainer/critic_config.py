@@ -1,14 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's critic configs plus ``allow_new_value_head``, which reaches the loader on the critic's Hugging Face config."""
+"""verl's critic configs plus ``allow_new_value_head``, which reaches the loader on the critic's Hugging Face config.
+
+They also hand the engine the micro-batches of ``critic.use_dynamic_bsz=false``, which verl leaves behind.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from verl.workers.config import CriticConfig
 from verl.workers.config import FSDPCriticConfig as VerlFSDPCriticConfig
 from verl.workers.config import McoreCriticConfig as VerlMcoreCriticConfig
 
 from tempo_verl.compat import ALLOW_NEW_VALUE_HEAD
+
+
+def _cut_as_configured(critic: CriticConfig) -> None:
+    """Hand the engine what ``critic`` says of micro-batches. verl does so for the actor, and here with budgets only."""
+    critic.engine.use_dynamic_bsz = critic.use_dynamic_bsz
+    critic.engine.micro_batch_size_per_gpu = critic.ppo_micro_batch_size_per_gpu
+    critic.engine.infer_micro_batch_size_per_gpu = critic.ppo_infer_micro_batch_size_per_gpu
 
 
 @dataclass
@@ -19,6 +30,7 @@ class FSDPCriticConfig(VerlFSDPCriticConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        _cut_as_configured(self)
         setattr(self.model.hf_config, ALLOW_NEW_VALUE_HEAD, self.allow_new_value_head)
 
 
@@ -28,3 +40,7 @@ class McoreCriticConfig(VerlMcoreCriticConfig):
     read the field."""
 
     allow_new_value_head: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        _cut_as_configured(self)

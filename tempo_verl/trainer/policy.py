@@ -24,8 +24,9 @@ class Policy:
         self._port, self._method, self._log = port, method, log
 
     def batch(self, *parts: Samples) -> Samples:
-        """All parts as one batch of whole mini-batches on every rank."""
-        return self._port.balanced(concatenate(*parts), self._multiple(), self._log, "global_seqlen")
+        """All parts as one batch of whole mini-batches on every rank, of the critic too if there is one."""
+        readers = ["policy", *(["critic"] if self._port.has_critic else [])]
+        return self._port.balanced(concatenate(*parts), self._multiple(), self._log, "global_seqlen", *readers)
 
     def penalties(self, samples: Samples) -> torch.Tensor:
         """(B,) penalties for the policy alone: neither the critic's target nor any accuracy knows of them."""

@@ -17,7 +17,9 @@ from verl.trainer.ppo.utils import create_rl_dataset
 from verl.utils import tensordict_utils as tu
 from verl.utils.metric import reduce_metrics
 from verl.utils.py_functional import rename_dict
+from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions, log_seqlen_unbalance
 
+from tempo_verl.config.layout import Role, roles
 from tempo_verl.trainer.batch import NOT_FOR_ACTOR, NOT_FOR_CRITIC, Samples, final_values_of, select
 from tempo_verl.trainer.log import Log
 
@@ -47,9 +49,14 @@ class Port:
         self._critic = trainer.critic_wg if trainer.use_critic else None
         self._actor = trainer.actor_rollout_wg
         self._engine = trainer.checkpoint_manager
+        # the workers of each role, and verl's name for how they share a batch
+        workers = {"actor": (self._actor, "actor"), "critic": (self._critic, "train")}
+        if trainer.use_reference_policy and not trainer.ref_in_actor:
+            workers["reference"] = (trainer.ref_policy_wg, "ref")
+        self._roles = {role: workers[name] for name, role in roles(trainer.config).items() if name in workers}
         # bound methods, so that nothing here leads to what else the trainer holds
         self._sample = trainer.replay_buffer.sample
-        self._submit, self._balance = trainer._submit_batch_to_rollout, trainer._balance_batch
+        self._submit = trainer._submit_batch_to_rollout
         self._sample_begins, self._sample_ends = trainer.on_sample_begin, trainer.on_sample_end
         self._old_log_prob, self._ref_log_prob = trainer._compute_old_log_prob, trainer._compute_ref_log_prob
         self._update_actor = trainer._update_actor
@@ -91,13 +98,34 @@ class Port:
         token_ids = [ids.tolist() for ids in samples.read("responses")["responses"].unbind()]
         return self.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
 
-    def balanced(self, samples: Samples, multiple: int, log: Log, prefix: str) -> Samples:
-        """Spread rows evenly over the data-parallel ranks, ``multiple`` an update; verl may add synthetic rows."""
-        if self._actor.world_size == 1 and len(samples) % multiple == 0:
+    def balanced(self, samples: Samples, multiple: int, log: Log, prefix: str, *readers: str) -> Samples:
+        """Spread rows evenly over the data-parallel ranks of all readers, where need be with synthetic rows.
+
+        verl does this for the actor alone. The critic may have more ranks, or fewer.
+
+        Args:
+            multiple: rows of an update.
+            prefix: of the metrics.
+            readers: who is to pass over the batch: policy (with its reference), critic.
+        """
+        found = [role for role in self._roles if ("critic" if role.name == "critic" else "policy") in readers]
+        multiple = math.lcm(multiple, *(self._ranks(role) * role.rows(role.forward) for role in found))
+        parts = math.lcm(*map(self._ranks, found))
+        if parts == 1 and len(samples) % multiple == 0:
             return samples  # verl would still weigh every row against every other
-        multiple = math.lcm(multiple, max(self._actor._query_dispatch_info("actor")) + 1)
         whole = upsample_batch_to_divisible_size(samples.meta, multiple, self.tokenizer.eos_token_id)
-        return Samples(self._balance(whole, log.metrics, logging_prefix=prefix))
+        lengths = torch.tensor([tag["seq_len"] for tag in whole.tags])
+        partitions = get_seqlen_balanced_partitions(calculate_workload(lengths), parts, equal_size=True)
+        whole.reorder([row for partition in partitions for row in partition])
+        log.metrics.update(log_seqlen_unbalance(lengths.tolist(), partitions, prefix))
+        return Samples(whole)
+
+    def _ranks(self, role: Role) -> int:
+        """Data-parallel size of a role, as its workers tell."""
+        workers, mesh = self._roles[role]
+        if mesh not in workers._dispatch_info:
+            workers._dispatch_info[mesh] = workers._query_dispatch_info(mesh)
+        return max(workers._dispatch_info[mesh]) + 1
 
     # ------------------------------------------------------------------ the critic
 

@@ -113,7 +113,7 @@ class Predictions:
             clear([found], but=drawn)
             if port.has_critic:
                 port.sleep_engine()  # the critic needs its memory, as in a round
-                drawn = port.balanced(drawn, 1, Log(), "predictions")
+                drawn = port.balanced(drawn, 1, Log(), "predictions", "critic")
             samples += self._as_samples(port, drawn, asked, verified)
             drawn.clear()
             if port.has_critic:

@@ -49,15 +49,18 @@ class Rollout:
                 raise RuntimeError(f"no {name} rollout of round {number} succeeded; see the agent-loop log")
             self._check_verifier(name, samples, number, log)
         if "labeled" in parts:
-            parts["labeled"] = self._port.balanced(parts["labeled"], self._labeled_multiple(), log, "labeled_seqlen")
+            multiple, readers = self._labeled_multiple()
+            parts["labeled"] = self._port.balanced(parts["labeled"], multiple, log, "labeled_seqlen", *readers)
         return parts.get("labeled"), parts.get("unlabeled")
 
-    def _labeled_multiple(self) -> int:
-        """Labelled rows come in whole updates of whatever learns from them."""
-        settings = self._method.settings
-        critic = settings.calibration.mini_batch_size * settings.labeled.n if self._port.has_critic else 1
-        actor = 1 if self._method.needs.unlabeled else actor_mini_batch(self._port.config)
-        return math.lcm(critic, actor)
+    def _labeled_multiple(self) -> tuple[int, list[str]]:
+        """Labelled rows come in whole updates of whatever learns from them. Returns how many that are, and what."""
+        settings, readers = self._method.settings, {}
+        if self._port.has_critic:
+            readers["critic"] = settings.calibration.mini_batch_size * settings.labeled.n
+        if not self._method.needs.unlabeled:
+            readers["policy"] = actor_mini_batch(self._port.config)
+        return math.lcm(*readers.values()), list(readers)
 
     def _check_verifier(self, name: str, samples: Samples, number: int, log: Log) -> None:
         """Failed checks count as wrong; above the limit the run stops, because then the verifier is broken."""

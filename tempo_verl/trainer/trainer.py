@@ -130,9 +130,6 @@ class TempoTrainer(PPOTrainerSync):
         buffer.poll_interval = self.method.settings.poll_interval
         return buffer
 
-    def _get_required_batch_multiple(self, dp_size: int) -> int:
-        return dp_size  # the port has made the batch whole for the phase that it is for
-
     def _val_metrics_update(
         self, data_sources, sample_uids, reward_extra_infos_dict, sample_turns, expected_acc_counts=None
     ) -> dict[str, float]:

@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import verl
 import verl.plugin.platform.platform_manager as platform_manager
 from verl.plugin.platform import PlatformBase, PlatformRegistry, get_platform
+from verl.utils.device import auto_set_device
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
 
 from tempo_verl import plugin
 from tempo_verl.backends import cpu_platform
+from tempo_verl.config import cluster
 from tempo_verl.errors import UserError
 
 
@@ -27,6 +30,17 @@ def no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(PlatformBase, "check_smi_command", staticmethod(lambda command: False))
     monkeypatch.setattr(platform_manager, "_current_platform", None)
+
+
+@pytest.fixture
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "running_cluster", lambda address: None)
+
+
+@pytest.fixture
+def npu(no_accelerator: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host with Ascend NPUs, as ``torch_npu`` shows it."""
+    monkeypatch.setattr(torch, "npu", SimpleNamespace(is_available=lambda: True), raising=False)
 
 
 @pytest.fixture
@@ -90,7 +104,7 @@ def test_the_device_module_saves_and_restores_the_random_state() -> None:
     assert module.mem_get_info() == (0, 0)
 
 
-@pytest.mark.usefixtures("no_accelerator")
+@pytest.mark.usefixtures("no_accelerator", "no_cluster")
 def test_the_cpu_wins_where_there_is_no_accelerator() -> None:
     assert platform().is_available()
     assert get_platform().device_name == "cpu"
@@ -100,9 +114,64 @@ def test_the_cpu_wins_where_there_is_no_accelerator() -> None:
 
 
 @pytest.mark.usefixtures("no_accelerator")
-def test_a_head_node_without_accelerator_steers_a_cluster_of_them() -> None:
-    cpu_platform.use_platform_for("cuda")
-    assert get_platform().device_name == "cuda"
+@pytest.mark.parametrize(("device", "resource"), [("cuda", "GPU"), ("npu", "NPU")])
+def test_a_head_node_without_accelerator_steers_a_cluster_of_them(device: str, resource: str) -> None:
+    cpu_platform.use_platform_for(device)
+    assert get_platform().device_name == device
+    assert get_platform().ray_resource_name() == resource
+
+
+@pytest.mark.usefixtures("no_accelerator")
+@pytest.mark.parametrize(
+    ("resources", "hardware"), [({"CPU": 64.0}, "cpu"), ({"CPU": 64.0, "GPU": 8.0}, "fsdp"), ({"NPU": 16.0}, "fsdp")]
+)
+def test_the_default_hardware_is_that_of_the_cluster_that_a_run_joins(
+    monkeypatch: pytest.MonkeyPatch, resources: dict[str, float], hardware: str
+) -> None:
+    monkeypatch.setattr(cluster, "running_cluster", lambda address: ("the Ray cluster", resources))
+    assert plugin._default_hardware() == hardware
+
+
+@pytest.mark.usefixtures("no_accelerator")
+def test_a_cluster_that_does_not_answer_is_not_taken_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(address: str | None) -> None:
+        raise UserError("no Ray cluster answers")
+
+    monkeypatch.setattr(cluster, "running_cluster", silent)
+    assert plugin._default_hardware() == "fsdp"  # whose checks tell of it; cpu would start a cluster of its own
+
+
+@pytest.mark.usefixtures("npu")
+def test_an_ascend_host_trains_on_its_npus(compose) -> None:
+    assert plugin._default_hardware() == "fsdp"
+    assert get_platform().device_name == "npu"
+    config = compose(["hardware=fsdp"])
+    assert config.trainer.device == "cuda"  # verl's launcher changes it after the checks
+    assert cluster.training_device(config) == "npu"
+    auto_set_device(config)
+    assert config.trainer.device == "npu"
+
+
+@pytest.mark.slow  # starts a cluster; what it is asked for is tested above
+@pytest.mark.usefixtures("no_accelerator")
+def test_a_head_node_is_asked_for_its_cluster(compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real cluster, of which Ray is told that it has 8 NPUs."""
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 64, "num_gpus": 0, "resources": {"NPU": 8}})
+    try:
+        monkeypatch.setenv("RAY_ADDRESS", nodes.address)
+        assert plugin._default_hardware() == "fsdp"
+        config = compose(["hardware=fsdp", "trainer.n_gpus_per_node=8"])
+        with pytest.raises(UserError, match=r"^trainer\.device=cuda: .* has 8 NPUs and no GPU; set it to npu$"):
+            cluster.check_ray(config)
+        config.trainer.device = "npu"
+        cluster.check_ray(config)
+        config.trainer.nnodes = 2
+        with pytest.raises(UserError, match=r"has 8 NPUs, this run needs 16 \(trainer\.n_gpus"):
+            cluster.check_ray(config)
+    finally:
+        nodes.shutdown()
 
 
 @pytest.mark.usefixtures("accelerator")

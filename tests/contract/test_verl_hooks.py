@@ -165,7 +165,6 @@ META, BATCH, METRICS, TIMES = object(), object(), {}, {}
         ("_build_replay_buffer", (), {}),
         ("_setup", (), {}),
         ("_init_dataloader", (), {}),
-        ("_get_required_batch_multiple", (1,), {}),
         ("_val_metrics_update", ([], [], {}, []), {"expected_acc_counts": {}}),
         ("fit", (object(),), {}),
         ("on_validate_end", (), {}),
@@ -174,7 +173,6 @@ META, BATCH, METRICS, TIMES = object(), object(), {}, {}
         ("on_sample_begin", (), {}),
         ("on_sample_end", (), {}),
         ("_submit_batch_to_rollout", (BATCH,), {}),
-        ("_balance_batch", (META, METRICS), {"logging_prefix": "labeled_seqlen"}),
         ("_compute_old_log_prob", (META,), {"metrics": METRICS}),
         ("_compute_ref_log_prob", (META,), {"metrics": METRICS}),
         ("_update_actor", (META,), {"metrics": METRICS}),
@@ -199,15 +197,6 @@ def test_the_attributes_we_set_are_not_verls() -> None:
     ours = {"method", "status", "keeper", "streams", "watch", "monitor", "predictions", "port", "rollout", "replay"}
     source = inspect.getsource(PPOTrainer) + inspect.getsource(PPOTrainerSync)
     assert not ours & set(re.findall(r"self\.(\w+)", source))
-
-
-def test_verl_asks_us_for_the_multiple_of_a_batch_that_the_port_has_made_whole() -> None:
-    source = inspect.getsource(PPOTrainer._balance_batch)
-    assert "self._get_required_batch_multiple(dp_size)" in source
-    assert "dp_size = max(dp_rank_mapping) + 1" in source
-    assert "worker_group._query_dispatch_info(role)" in source
-    assert "upsample_batch_to_divisible_size(batch, batch_multiple, self.tokenizer.eos_token_id)" in source
-    assert object.__new__(TempoTrainer)._get_required_batch_multiple(3) == 3
 
 
 def test_the_trainer_is_registered_under_its_name() -> None:

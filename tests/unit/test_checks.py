@@ -367,7 +367,6 @@ def test_checkpoints_can_be_kept_selectively(run: Run, keep: str, tmp_path: Path
         ("trainer.max_actor_ckpt_to_keep", 2),
         ("trainer.max_critic_ckpt_to_keep", 2),
         ("trainer.del_local_ckpt_after_load", True),
-        ("trainer.default_hdfs_dir", "hdfs://checkpoints"),
         ("actor_rollout_ref.actor.checkpoint.async_save", True),
         ("critic.checkpoint.async_save", True),
     ],
@@ -419,7 +418,8 @@ def test_an_unknown_data_source_to_choose_by(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["disable", "resume_path"])
 def test_checkpoints_that_a_run_does_not_go_on_from(run: Run, mode: str, tmp_path: Path) -> None:
     folder = choosing(run, tmp_path, "last")
-    run["trainer.resume_mode"] = mode
+    run["trainer.resume_mode"], run["trainer.resume_from_path"] = mode, str(tmp_path / "global_step_1")
+    (tmp_path / "global_step_1").mkdir()
     check(run.config)
     saved(folder, 3)
     run.is_refused(f"trainer.resume_mode={mode}", folder, "tempo.checkpoint.keep=last would remove")
@@ -465,6 +465,7 @@ def test_replay_without_a_critic(run: Run) -> None:
 
 def test_a_best_checkpoint_of_other_data_sources(run: Run, tmp_path: Path) -> None:
     folder = choosing(run, tmp_path)
+    run["tempo.rounds"] = 4
     saved(folder, 3)
     best = {"round": 3, "accuracy": 0.5, "data_sources": ["aime"]}
     (folder / "best.json").write_text(json.dumps(best))

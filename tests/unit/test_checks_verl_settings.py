@@ -48,15 +48,6 @@ def test_the_critics_token_budget_reaches_the_field_verl_reads(compose) -> None:
     assert compose(["critic.ppo_max_token_len_per_gpu=4321"]).critic.ppo_infer_max_token_len_per_gpu == 4321
 
 
-def test_sequence_parallel_processes_share_a_long_sample(compose) -> None:
-    longest = 16 + 24
-    budgets = [f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu={longest // 2}"]
-    budgets += [f"critic.ppo_max_token_len_per_gpu={longest // 2}", "trainer.n_gpus_per_node=2"]
-    with pytest.raises(UserError, match="is less than"):
-        check(compose(budgets))
-    check(compose([*budgets, "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"]))
-
-
 @pytest.fixture
 def used(compose, tmp_path: Path):
     """A run folder with a checkpoint of round 2; ``used(overrides)``: go on with these."""
@@ -113,11 +104,6 @@ def test_a_folder_with_a_run_of_another_method_is_refused_even_without_a_checkpo
 def test_what_messages_advise_may_change(used) -> None:
     used(["tempo.verifier.timeout=20", "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=1000"])
     used(["actor_rollout_ref.actor.fsdp_config.param_offload=true"])
-
-
-def test_a_run_that_has_all_its_rounds_is_not_resumed(used) -> None:
-    with pytest.raises(UserError, match=r"is trained for 2 rounds already, tempo\.rounds=1; raise it, or name another"):
-        used(["tempo.rounds=1"])
 
 
 def test_a_folder_without_a_checkpoint_may_begin_anew(compose, tmp_path: Path) -> None:
