@@ -25,6 +25,7 @@ HOOKS = {
     "verl.workers.rollout.base": "tempo_verl.backends.transformers_rollout:register_adapter",
     "verl.workers.rollout.replica": "tempo_verl.backends.transformers_rollout:register_replica",
     "verl.utils.model": "tempo_verl.compat:patch_value_head_loading",
+    "verl.utils.seqlen_balancing": "tempo_verl.compat:patch_balancing",
     "verl.utils.distributed": "tempo_verl.compat:patch_process_group",
 }
 

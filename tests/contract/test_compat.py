@@ -11,14 +11,17 @@ from typing import Any
 
 import pytest
 import torch
+import verl.trainer.ppo.v1.trainer_base as trainer_base
 import verl.utils.distributed as verl_distributed
 import verl.utils.model as verl_model
+import verl.utils.seqlen_balancing as seqlen_balancing
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from safetensors.torch import load_file
 from torch.distributed.distributed_c10d import BackendConfig
 from torch.distributed.fsdp import CPUOffloadPolicy
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification, Olmo3Config
+from verl.trainer.ppo.v1 import PPOTrainer
 from verl.workers.engine.fsdp import transformer_impl
 
 from tempo_verl import compat
@@ -101,6 +104,25 @@ def test_a_forward_only_model_stays_where_it_is_on_a_cpu(monkeypatch: pytest.Mon
     assert transformer_impl.CPUOffloadPolicy(pin_memory=True) is None
     monkeypatch.setattr(transformer_impl, "get_device_name", lambda: "cuda")
     assert transformer_impl.CPUOffloadPolicy(pin_memory=True) == verls(pin_memory=True)
+
+
+# ---------------------------------------------------------------------- balancing
+
+
+@pytest.mark.parametrize("equal_size", [True, False])
+def test_rows_are_balanced_as_by_verl(equal_size: bool) -> None:
+    patched = seqlen_balancing.get_seqlen_balanced_partitions
+    workload = seqlen_balancing.calculate_workload(torch.randint(50, 60, (96,)))  # many ties
+    verls = patched.__wrapped__(workload, k_partitions=8, equal_size=equal_size)
+    for given in (workload, workload.tolist()):
+        assert patched(given, k_partitions=8, equal_size=equal_size) == verls
+
+
+def test_verl_still_balances_a_tensor() -> None:
+    source = inspect.getsource(PPOTrainer._balance_batch)
+    assert "workload_lst = calculate_workload(global_seqlen_lst)\n" in source
+    assert "get_seqlen_balanced_partitions(workload_lst, k_partitions=dp_size, equal_size=True)" in source
+    assert trainer_base.get_seqlen_balanced_partitions is seqlen_balancing.get_seqlen_balanced_partitions
 
 
 # ---------------------------------------------------------------------- value head
@@ -244,6 +266,14 @@ def test_a_config_without_our_mark_allows_no_new_head(tiny_policy: Path) -> None
 
 def test_every_patch_is_told_in_the_modules_text() -> None:
     patches = [name for name, _ in inspect.getmembers(compat, inspect.isfunction) if name.startswith("patch_")]
-    assert sorted(patches) == ["patch_offload_policy", "patch_process_group", "patch_value_head_loading"]
-    for told in ("verl.utils.distributed", "CPUOffloadPolicy", "load_valuehead_model", "_build_replay"):
+    assert sorted(patches) == [
+        "patch_balancing", "patch_offload_policy", "patch_process_group", "patch_value_head_loading",
+    ]  # fmt: skip
+    for told in (
+        "verl.utils.distributed",
+        "CPUOffloadPolicy",
+        "load_valuehead_model",
+        "balanced_partitions",
+        "_build_",
+    ):
         assert told in compat.__doc__
