@@ -7,6 +7,7 @@ The parts of the trainer are handed a :class:`Port`, never the trainer itself.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -86,10 +87,10 @@ class Port:
         """Bring the inference engine back, with the policy's weights."""
         self._engine.update_weights(number)
 
-    def texts(self, samples: Samples) -> list[str]:
-        """The text of each row's response."""
-        token_ids = [ids.tolist() for ids in samples.read("responses")["responses"].unbind()]
-        return self.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
+    def reader(self, samples: Samples) -> Callable[[int], str]:
+        """Fetch the responses. Returns row -> text of its response, decoded when it is asked for, by any thread."""
+        token_ids = samples.read("responses")["responses"].unbind()
+        return lambda row: self.tokenizer.decode(token_ids[row].tolist(), skip_special_tokens=True)
 
     def balanced(self, samples: Samples, multiple: int, log: Log, prefix: str) -> Samples:
         """Spread rows evenly over the data-parallel ranks, ``multiple`` an update; verl may add synthetic rows."""
@@ -97,7 +98,7 @@ class Port:
             return samples  # verl would still weigh every row against every other
         multiple = math.lcm(multiple, max(self._actor._query_dispatch_info("actor")) + 1)
         whole = upsample_batch_to_divisible_size(samples.meta, multiple, self.tokenizer.eos_token_id)
-        return Samples(self._balance(whole, log.metrics, logging_prefix=prefix))
+        return samples.of(self._balance(whole, log.metrics, logging_prefix=prefix))
 
     # ------------------------------------------------------------------ the critic
 
