@@ -8,8 +8,10 @@ optimisers, as a run of its own would: another method, other data, other options
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from safetensors.torch import load_file
 from tempo_verl.config.checks import check
 from tempo_verl.config.schema import read_settings
 from tempo_verl.evaluation.samples import Sample
+from tempo_verl.methods import Trained
+from tempo_verl.trainer.batch import Samples
 
 UNUSED = 10**6  # a policy version that no leg reaches
 MOMENTS = ("start", "between", "end")  # of a round: before it, before the policy's update, after it
@@ -35,8 +39,10 @@ class Evidence:
     saved: dict[tuple[int, str, str], Path] = field(default_factory=dict)  # (round, role, moment) -> verl's folder
     rows: dict[int, dict] = field(default_factory=dict)  # of the policy's update
     metrics: dict[int, dict] = field(default_factory=dict)
+    arrays: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)  # of the unlabelled rows, token by token
     fitted: dict[int, dict] = field(default_factory=dict)  # row key -> (input ids, c(x, y)) of the E-step
     critic_passes: dict[int, int] = field(default_factory=dict)
+    reads: dict[int, Counter[tuple[str, str]]] = field(default_factory=dict)  # of a row's field: (field, key) -> times
     drawn: tuple[list[Sample], list[Sample]] = ((), ())  # for the predictions: of D_U, and of D_L
     left_in_queue: set[str] = field(default_factory=set)  # keys of rollouts, after all is done
 
@@ -52,8 +58,14 @@ class Evidence:
         return not equal(*(self.weights_of(number, role, moment) for moment in (first, second)))
 
     def dump(self, number: int) -> dict[str, np.ndarray]:
-        """The arrays that the trainer wrote of a round."""
+        """What the trainer wrote of a round: a few numbers of each row."""
         return dict(np.load(self.folder / "rounds" / f"round_{number:06d}.npz"))
+
+    def tokens(self, number: int) -> dict[str, np.ndarray]:
+        """All that a round was trained on: what the trainer wrote of labelled rows, every token of unlabelled ones."""
+        dump = self.dump(number)
+        labeled = {name: dump[name] for name in ("labeled_value", "labeled_correct") if name in dump}
+        return labeled | self.arrays[number]
 
 
 class Tour:
@@ -176,7 +188,7 @@ def _recording_trainer() -> type:
         def begin(self, config: DictConfig) -> None:
             """What ``__init__`` and ``init`` do of what depends on the configuration."""
             self.keeper = ours.Keeper.from_config(config, self.method.settings)
-            self.replay_buffer.poll_interval = self.method.settings.poll_interval
+            self.replay_buffer = self._build_replay_buffer()
             self._init_dump_executor()
             self._init_dataloader()
             self._assemble()
@@ -193,7 +205,10 @@ def _recording_trainer() -> type:
 
         def step(self, metrics, timing_raw):
             self.keep("start")
+            reads = self.found.reads[self.global_steps] = Counter()
             with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Samples, "read", _before(Samples.read, partial(_count, reads)))
+                patch.setattr(self.method, "step", _after(self.method.step, self._keep_tokens))
                 patch.setattr(self.port, "update_actor", _before(self.port.update_actor, self._before_update))
                 if self.use_critic:
                     patch.setattr(self.port, "train_critic", _before(self.port.train_critic, self._before_fit))
@@ -212,6 +227,17 @@ def _recording_trainer() -> type:
         def _count_pass(self, samples) -> None:
             self.found.critic_passes[self.global_steps] = self.found.critic_passes.get(self.global_steps, 0) + 1
 
+        def _keep_tokens(self, trained: Trained) -> None:
+            rows, kept = trained.unlabeled, {}
+            if rows is not None:
+                kept = {
+                    "unlabeled_reward": trained.reward,
+                    "unlabeled_advantages": trained.advantages,
+                    "unlabeled_mask": trained.samples.response_mask,
+                }
+                kept |= {} if trained.values is None else {"unlabeled_values": trained.values}
+            self.found.arrays[self.global_steps] = {name: tensor[rows].numpy() for name, tensor in kept.items()}
+
         def _before_fit(self, samples, **_options) -> None:
             if self.keeps_rows and not ours.LOSSES[self.method.critic_loss].on_policy_batch:
                 stored = samples.read("input_ids", "outcome")
@@ -227,13 +253,26 @@ def _recording_trainer() -> type:
                     "lengths": samples.response_lengths,
                     "mask": samples.response_mask.clone(),
                     "advantages": [row.clone() for row in samples.read("advantages")["advantages"].unbind()],
-                    "reward_model": samples.read_objects("reward_model"),
+                    "reward_model": samples.read_once("reward_model"),
                     "infos": samples.reward_info,
                     "prompts": samples.prompts,
                     "reward": [row.sum().item() for row in samples.read("rm_scores")["rm_scores"].unbind()],
                 }
 
     return RecordingTrainer
+
+
+def _count(reads: Counter, samples: Samples, *names: str) -> None:
+    reads.update((name, key) for name in names for key in samples.meta.keys)
+
+
+def _after(function, look):
+    def wrapped(*args):
+        found = function(*args)
+        look(found)
+        return found
+
+    return wrapped
 
 
 def _before(function, look):

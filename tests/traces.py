@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What two rounds of each method do to the bit: metrics, arrays, and hashes of the weights.
 
-A trace is JSON: for each round the metrics of the step, the arrays that the trainer dumps, and of actor and critic the
-SHA-256 of all weights and their Euclidean norm. Floats are written so that they read back to the same bits.
+A trace is JSON: for each round the metrics of the step, what it was trained on token by token, and of actor and critic
+the SHA-256 of all weights and their Euclidean norm. Floats are written so that they read back to the same bits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import torch
 from safetensors.torch import load_file
 
 FOLDER = Path(__file__).parent / "invariant" / "traces"
-TIMES = ("tempo/time/", "timing", "perf/", "actor/perf/", "critic/perf/")  # of no trace
+# of no trace: times and memory
+TIMES = ("tempo/time/", "tempo/memory/", "timing", "perf/", "actor/perf/", "critic/perf/")
 # How far two forward passes over the same tokens differ. The rollout batches requests as they arrive, so its rounding
 # changes from run to run, a few units of float32's last place: equal within this much, on any machine.
 NOISE, NOISE_TOLERANCE = "training/rollout_", 1e-5
@@ -78,17 +79,17 @@ def weights(model_dir: Path) -> dict[str, Any]:
     return {"sha256": digest.hexdigest(), "norm": math.sqrt(square)}
 
 
-def of_round(metrics: dict[str, Any], dump: dict[str, np.ndarray], folders: dict[str, Path]) -> dict[str, Any]:
+def of_round(metrics: dict[str, Any], arrays: dict[str, np.ndarray], folders: dict[str, Path]) -> dict[str, Any]:
     """One round of a trace.
 
     Args:
         metrics: of the step; times are left out.
-        dump: the arrays of the round's ``.npz`` file.
+        arrays: of :meth:`harness.Evidence.tokens`.
         folders: role -> Hugging Face directory of its weights after the round.
     """
     return {
         "metrics": {name: float(metrics[name]) for name in sorted(metrics) if not name.startswith(TIMES)},
-        "arrays": {name: _plain(dump[name]) for name in sorted(dump)},
+        "arrays": {name: _plain(arrays[name]) for name in sorted(arrays)},
         "weights": {role: weights(folder) for role, folder in sorted(folders.items())},
     }
 

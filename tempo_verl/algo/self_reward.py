@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tempo_verl.algo.evaluation import majority_vote
 
-Equivalent = Callable[[str, str], bool]
+Equivalent = Callable[[str, str], bool | None]  # None: nobody knows, which counts as different
 
 
 def majority_reward(
@@ -63,7 +63,10 @@ def clusters(answers: Iterable[str | None], equivalent: Equivalent) -> list[int]
 
 
 def cluster_reward(
-    answers: Sequence[str | None], prompts: Sequence[Hashable], equivalent: Callable[[Hashable], Equivalent]
+    answers: Sequence[str | None],
+    prompts: Sequence[Hashable],
+    equivalent: Callable[[Hashable], Equivalent],
+    over: Callable[..., Iterable[list[int]]] = map,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Share of a prompt's answers that are in the same cluster (EMPO, arXiv 2504.05812).
 
@@ -71,6 +74,7 @@ def cluster_reward(
         answers: (N,) answers.
         prompts: (N,) prompt of each answer.
         equivalent: prompt -> how its answers are compared, ``equivalent(prompt)(first, second)``.
+        over: goes over the prompts as ``map`` does, in order.
 
     Returns:
         (N,) rewards in (0, 1], and (N,) cluster numbers within each prompt.
@@ -79,8 +83,12 @@ def cluster_reward(
     for row, prompt in enumerate(prompts):
         rows[prompt].append(row)
     reward, labels = np.zeros(len(answers), dtype=np.float32), np.zeros(len(answers), dtype=np.int64)
-    for prompt, group in rows.items():
-        labels[group] = clusters((answers[row] for row in group), equivalent(prompt))
+
+    def labels_of(prompt: Hashable) -> list[int]:
+        return clusters((answers[row] for row in rows[prompt]), equivalent(prompt))
+
+    for group, found in zip(rows.values(), over(labels_of, list(rows)), strict=True):
+        labels[group] = found
         sizes = np.bincount(labels[group])
         reward[group] = sizes[labels[group]] / len(group)
     return reward, labels

@@ -60,6 +60,7 @@ WITHOUT_EFFECT = (
     ("reward.custom_reward_function.path", None, "name your verifier as module:function in reward_model.style"),
     ("reward.reward_model.enable", False, "the reward is the verifier's verdict or the critic's value"),
     ("trainer.critic_warmup", 0, "use tempo.calibration.warmup_rounds"),
+    ("trainer.v1.sampler.custom_sampler.path", None, "a round trains on all of its rollouts"),
     ("trainer.v1.sampler.sync_refill_failed_groups", False, "failed prompts are left out"),
 )
 

@@ -20,7 +20,7 @@ FREE = (
     "trainer.max_actor_ckpt_to_keep", "trainer.max_critic_ckpt_to_keep", "trainer.resume", "data.val_",
     "actor_rollout_ref.rollout.val_kwargs", "tempo.rounds", "tempo.allow_changes", "tempo.checkpoint",
     "tempo.predictions", "tempo.alarms", "tempo.dump_dir", "tempo.status_file", "tempo.poll_interval",
-    "tempo.monitor_oracle", "tempo.verifier", "reward.num_workers",
+    "tempo.rollout_timeout", "tempo.monitor_oracle", "tempo.verifier", "reward.num_workers",
 )  # fmt: skip
 # What only decides whether a run fits in memory, by the end of its name.
 MEMORY = ("_token_len_per_gpu", "_micro_batch_size_per_gpu", "_offload", ".gpu_memory_utilization", ".max_num_seqs")

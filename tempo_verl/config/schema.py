@@ -151,6 +151,7 @@ class TempoSettings(Section):
     dump_dir: str | None
     status_file: str | None
     poll_interval: Annotated[float, Field(gt=0)]
+    rollout_timeout: Annotated[float, Field(gt=0)] | None
 
     @field_validator("value_range", mode="before")
     @classmethod

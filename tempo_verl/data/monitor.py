@@ -3,49 +3,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from tempo_verl.data.streams import Answer, row_of
-from tempo_verl.rewards import score
+from tempo_verl.rewards import SECONDS, score
+from tempo_verl.rewards.process import Workers, most, use
+
+Checks = Mapping[str, "Future[float]"]
 
 
 class Monitor:
-    """Compares responses with the answers of D_U, after the policy has been updated.
+    """Compares responses with the answers of D_U: begun before the policy's update, read after it.
+
+    The child processes are the monitor's own, so that a reward which asks verifiers as well neither waits for these
+    checks nor meets what they have left behind.
 
     Args:
         answers: one a dataset row, ``None`` where the row has none; empty: nothing is monitored.
         votes: the reward is 1 for the answer that a vote takes for the truth.
+        timeout: seconds for one response.
     """
 
-    def __init__(self, answers: list[Answer | None], votes: bool = False):
-        self._answers, self._votes = answers, votes
+    def __init__(self, answers: list[Answer | None], votes: bool = False, timeout: float = SECONDS):
+        self._answers, self._votes, self._timeout = answers, votes, timeout
+        processes = max(1, most() // 2)  # as many as can be spared while a policy is updated
+        self._threads = ThreadPoolExecutor(processes, "monitor", initializer=use, initargs=(Workers(processes),))
 
-    def metrics(self, prompts: list[str], responses: Callable[[], list[str]], reward: np.ndarray) -> dict[str, float]:
-        """``tempo/oracle/*`` of a round.
+    def begin(self, keys: list[str], reader: Callable[[], Callable[[int], str]]) -> Checks:
+        """Begin to check responses. What it returns is not for whoever trains.
 
         Args:
+            keys: (N,) of rows: ``<uid of the prompt>_<sample>_<output>``.
+            reader: gives row -> text of its response; called only if there is an answer.
+
+        Returns:
+            By key, what is to come: 1 right, 0 wrong. A row without an answer is left out.
+        """
+        if not any(self._answers):
+            return {}
+        text_of, checks = reader(), {}
+        for row, key in enumerate(keys):
+            answer = self._answers[row_of(key.split("_")[0])]
+            if answer is not None:
+                checks[key] = self._threads.submit(self._check, text_of, row, answer)
+        return checks
+
+    def _check(self, text_of: Callable[[int], str], row: int, answer: Answer) -> float:
+        return float(score(text_of(row), answer.ground_truth, answer.style, timeout=self._timeout).correct)
+
+    def metrics(self, correct: np.ndarray, prompts: list[str], reward: np.ndarray) -> dict[str, float]:
+        """``tempo/oracle/*`` of a round; empty if nothing is monitored.
+
+        Args:
+            correct: (N,) from :func:`verdicts`.
             prompts: (N,) uids.
-            responses: gives the (N,) texts; called only if there is an answer.
             reward: (N,) what they were trained with.
         """
-        if not any(answer is not None for answer in self._answers):
-            return {}
-        correct = self.correct(prompts, responses())
         found = oracle_metrics(reward, correct) | (label_metrics(reward, correct, prompts) if self._votes else {})
         return {f"tempo/oracle/{name}": value for name, value in found.items()}
 
-    def correct(self, uids: list[str], responses: list[str]) -> np.ndarray:
-        """(N,) float: 1 right, 0 wrong, nan where the row has no answer."""
-        return np.array([self._check(uid, response) for uid, response in zip(uids, responses, strict=True)])
 
-    def _check(self, uid: str, response: str) -> float:
-        answer = self._answers[row_of(uid)]
-        if answer is None:
-            return float("nan")
-        return float(score(response, answer.ground_truth, answer.style).correct)
+def verdicts(checks: Checks, keys: list[str]) -> np.ndarray:
+    """Wait for checks. Returns (N,) float by row: 1 right, 0 wrong, nan where it has no answer."""
+    return np.array([checks[key].result() if key in checks else float("nan") for key in keys])
 
 
 def oracle_metrics(reward: np.ndarray, correct: np.ndarray) -> dict[str, float]:
@@ -53,7 +77,7 @@ def oracle_metrics(reward: np.ndarray, correct: np.ndarray) -> dict[str, float]:
 
     Args:
         reward: (N,) training reward.
-        correct: (N,) from :meth:`Monitor.correct`; nan rows are left out.
+        correct: (N,) from :func:`verdicts`; nan rows are left out.
 
     Returns:
         ``accuracy``, and ``auroc`` unless only one class is present; empty if no row has an answer.
@@ -73,7 +97,7 @@ def label_metrics(reward: np.ndarray, correct: np.ndarray, prompts: list[str]) -
 
     Args:
         reward: (N,) 1 for answers that equal the majority's.
-        correct: (N,) from :meth:`Monitor.correct`; nan rows are left out.
+        correct: (N,) from :func:`verdicts`; nan rows are left out.
         prompts: (N,) prompt of each row.
 
     Returns:

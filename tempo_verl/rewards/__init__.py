@@ -109,15 +109,16 @@ def extract(response: str, style: str = "math", *, timeout: float = SECONDS) -> 
     return score(response, None, style, timeout=timeout).answer
 
 
-def equivalent(first: str, second: str, style: str = "math", *, timeout: float = SECONDS) -> bool:
-    """Whether two extracted answers say the same, by the same comparison that :func:`score` uses.
+def equivalent(first: str, second: str, style: str = "math", *, timeout: float = SECONDS) -> bool | None:
+    """Whether two extracted answers say the same, by the same comparison that :func:`score` uses; None: no verdict.
 
-    Answers to a ``module:function`` are the same if they are equal. No verdict counts as different.
+    Answers to a ``module:function`` are the same if they are equal.
     """
     if first == second:
         return True
     if style == "math":
-        return score(f"\\boxed{{{second}}}", first, style, timeout=timeout).correct
+        found = score(f"\\boxed{{{second}}}", first, style, timeout=timeout)
+        return None if found.error else found.correct
     return style == "number" and answers.equal_number(second, first)
 
 

@@ -104,15 +104,29 @@ class _Worker:
 
 _shared: Workers | None = None
 _lock = threading.Lock()
+_of_thread = threading.local()
 
 
 def workers() -> Workers:
-    """The pool of this process."""
+    """The pool of this process, or the one that the thread has for itself."""
     global _shared
+    own: Workers | None = getattr(_of_thread, "pool", None)
+    if own is not None:
+        return own
     with _lock:
         if _shared is None:
-            _shared = Workers(int(os.environ.get(PROCESSES, 0)) or min(4, os.cpu_count() or 1))
+            _shared = Workers(most())
         return _shared
+
+
+def use(pool: Workers) -> None:
+    """Let this thread call verifiers in a pool of its own."""
+    _of_thread.pool = pool
+
+
+def most() -> int:
+    """Child processes that the pool of this process may have."""
+    return int(os.environ.get(PROCESSES, 0)) or min(4, os.cpu_count() or 1)
 
 
 def load(function: str) -> Callable[..., Any]:

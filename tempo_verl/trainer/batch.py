@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -37,13 +38,19 @@ class Samples:
     """
 
     meta: KVBatchMeta
+    # field -> key -> value: what rollouts have stored, read once and handed on to whatever holds the same rows
+    known: dict[str, dict[str, Any]] = field(default_factory=lambda: defaultdict(dict), repr=False)
 
     def __len__(self) -> int:
         return len(self.meta)
 
     def rows(self, indices: np.ndarray) -> Samples:
         """Some of the rows, in the order of ``indices`` (int)."""
-        return Samples(self.meta.select_keys([self.meta.keys[index] for index in indices]))
+        return self.of(self.meta.select_keys([self.meta.keys[index] for index in indices]))
+
+    def of(self, meta: KVBatchMeta) -> Samples:
+        """Samples of ``meta``, which knows of these rows, or of them and others."""
+        return Samples(meta, self.known)
 
     def find(self, part: Samples) -> np.ndarray:
         """Positions of the rows that are in ``part`` as well, in ascending order."""
@@ -80,9 +87,15 @@ class Samples:
         """Fields as stored: jagged for token-level ones."""
         return tq.kv_batch_get(keys=self.meta.keys, partition_id=self.meta.partition_id, select_fields=list(names))
 
-    def read_objects(self, name: str) -> list[Any]:
-        """A field of Python objects, one a row."""
-        return [getattr(value, "data", value) for value in self.read(name)[name]]
+    def read_once(self, name: str) -> list[Any]:
+        """A field that nobody writes again, one tensor or Python object a row."""
+        known = self.known[name]
+        missing = [key for key in self.meta.keys if key not in known]
+        if missing:
+            column = self.of(self.meta.select_keys(missing)).read(name)[name]
+            values = column.unbind() if isinstance(column, torch.Tensor) else [getattr(v, "data", v) for v in column]
+            known.update(zip(missing, values, strict=True))
+        return [known[key] for key in self.meta.keys]
 
     def write(self, **fields: torch.Tensor | list[torch.Tensor]) -> None:
         """Store fields: a (B, ...) tensor as it is, a list of B tensors as a jagged one."""
@@ -104,8 +117,8 @@ class Samples:
 
     @cached_property
     def _lengths(self) -> tuple[list[int], torch.Tensor]:
-        mask = self.read("response_mask")["response_mask"]
-        return mask.offsets().diff().tolist(), mask.to_padded_tensor(0)
+        rows = self.read_once("response_mask")
+        return [len(row) for row in rows], torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
     @property
     def response_lengths(self) -> list[int]:
@@ -125,7 +138,7 @@ class Samples:
     @cached_property
     def reward_info(self) -> list[dict[str, Any]]:
         """What the reward manager found out about each row: ``acc`` (rows with an answer), ``pred``, ``format``, ..."""
-        return [extra["reward_extra_info"] for extra in self.read_objects("extra_fields")]
+        return [extra["reward_extra_info"] for extra in self.read_once("extra_fields")]
 
     @property
     def verdicts(self) -> torch.Tensor:
@@ -175,18 +188,26 @@ def last_outputs(samples: Samples) -> Samples:
 
 def concatenate(*parts: Samples) -> Samples:
     """All rows as one batch, part by part."""
-    return Samples(
-        KVBatchMeta(
-            partition_id=parts[0].meta.partition_id,
-            keys=[key for part in parts for key in part.meta.keys],
-            tags=[tag for part in parts for tag in part.meta.tags],
-        )
+    meta = KVBatchMeta(
+        partition_id=parts[0].meta.partition_id,
+        keys=[key for part in parts for key in part.meta.keys],
+        tags=[tag for part in parts for tag in part.meta.tags],
     )
+    known: dict[str, dict[str, Any]] = defaultdict(dict)
+    for part in parts:
+        for name, values in part.known.items():
+            known[name] |= values
+    return Samples(meta, known)
 
 
 def of_keys(partition: str, rows: list[tuple[str, dict[str, Any]]]) -> Samples:
     """Rows of a partition by key and tag."""
     return Samples(KVBatchMeta(partition_id=partition, keys=[key for key, _ in rows], tags=[tag for _, tag in rows]))
+
+
+def listed(partition: str) -> dict[str, dict[str, Any]]:
+    """Key -> tag of all that is in a partition: rows, and the status of prompts."""
+    return (tq.kv_list(partition) or {}).get(partition, {})
 
 
 def put(partition: str, keys: list[str], tags: list[dict[str, Any]], fields: TensorDict | None = None) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from tempo_verl.algo.calibration import position_mask
@@ -35,7 +36,8 @@ class Critic:
         score = self._method.probability(values, samples.response_mask).numpy()[samples.real]
         correct = samples.verdicts.numpy()[samples.real]
         self._log.metrics.update(labeled_metrics(score, correct))
-        self._log.arrays.update(labeled_value=score, labeled_correct=correct)
+        keys = np.array(samples.meta.keys, dtype=str)[samples.real]
+        self._log.arrays.update(labeled_key=keys, labeled_value=score, labeled_correct=correct)
         return values
 
     def fit(self, samples: Samples, target: torch.Tensor) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import resource
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ class Log:
     Attributes:
         metrics: by full name; verl logs them.
         seconds: by phase; verl logs them as ``timing_s/<phase>``.
-        arrays: what ``tempo.dump_dir`` gets of this round.
+        arrays: what ``tempo.dump_dir`` gets of this round; a few numbers of each row.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -38,3 +39,8 @@ class Log:
         if folder is not None:
             Path(folder).mkdir(parents=True, exist_ok=True)
             np.savez_compressed(Path(folder) / f"round_{number:06d}.npz", **self.arrays)
+
+
+def peak_memory() -> float:
+    """Resident memory of this process at its highest so far, in GB as verl counts them."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from tempo_verl.algo.calibration import calibration_metrics
+from tempo_verl.algo.advantage import final_value
+from tempo_verl.algo.calibration import calibration_metrics, position_mask
 from tempo_verl.algo.evaluation import distinct_answers, question_measures
 from tempo_verl.methods import Trained
 from tempo_verl.trainer.log import Log
@@ -31,7 +32,7 @@ def labeled_metrics(final_value: np.ndarray, correct: np.ndarray) -> dict[str, f
 
 
 def measure_policy(trained: Trained, has_entropy: bool, log: Log) -> None:
-    """Log what the policy was trained on, real unlabelled rows only, and keep it in the round's arrays.
+    """Log what the policy was trained on, real unlabelled rows only, and a few numbers of each of them.
 
     Args:
         has_entropy: the update has left the (B, T) entropy in the queue. Else the actor's own mean is taken, if it was
@@ -40,16 +41,24 @@ def measure_policy(trained: Trained, has_entropy: bool, log: Log) -> None:
     rows, samples = trained.unlabeled, trained.samples
     if rows is None:
         return
-    mask, values, answers = samples.response_mask[rows], trained.values, None
+
+    no_others = np.array_equal(rows, np.arange(len(samples)))
+
+    def those(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor if no_others else tensor[rows]  # a copy of the largest tensors of a round
+
+    mask, answers = those(samples.response_mask), None
+    reward, advantages = those(trained.reward), those(trained.advantages)
+    values = None if trained.values is None else those(trained.values)
     if all("pred" in info for info in samples.reward_info):  # else another reward manager is in use
         every = samples.answers
         answers = [every[row] for row in rows]
-    entropy = samples.read("entropy")["entropy"].to_padded_tensor(0.0)[rows] if has_entropy else None
+    entropy = those(samples.read("entropy")["entropy"].to_padded_tensor(0.0)) if has_entropy else None
     log.metrics.update(
         unlabeled_metrics(
-            reward=trained.reward[rows],
-            first_baseline=None if values is None else values[rows, 0],
-            advantages=trained.advantages[rows],
+            reward=reward,
+            first_baseline=None if values is None else values[:, 0],
+            advantages=advantages,
             response_mask=mask,
             entropy=entropy,
             answers=answers,
@@ -58,13 +67,44 @@ def measure_policy(trained: Trained, has_entropy: bool, log: Log) -> None:
     )
     if entropy is None and "actor/entropy_loss" in log.metrics:
         log.metrics["tempo/unlabeled/entropy"] = log.metrics["actor/entropy_loss"]
+    found = row_summaries(reward, advantages, mask, values)
+    log.arrays.update({f"unlabeled_{name}": array for name, array in found.items()})
+    log.arrays["unlabeled_key"] = np.array([samples.meta.keys[row] for row in rows], dtype=str)
+
+
+def row_summaries(
+    reward: torch.Tensor, advantages: torch.Tensor, response_mask: torch.Tensor, values: torch.Tensor | None
+) -> dict[str, np.ndarray]:
+    """A few numbers of each row, in place of one or two for each of its tokens.
+
+    Args:
+        reward: (N,) R.
+        advantages, response_mask: (N, T).
+        values: (N, T + 1); None without a critic.
+
+    Returns:
+        (N,) each: ``reward``; ``length``, the policy's own tokens; ``advantage``, its mean over them; with a critic
+        ``value_first`` V(x), ``value_final`` V(x, y_1:T), and ``value_mean``, ``value_min`` and ``value_max`` over the
+        positions t = 0..T. Of a row without tokens all but the reward is 0.
+    """
+    mask = response_mask.bool()
+    length = mask.sum(dim=1)
+    found = {
+        "reward": reward,
+        "length": length,
+        "advantage": torch.where(mask, advantages, 0).sum(dim=1) / length.clamp(min=1),
+    }
     if values is not None:
-        log.arrays["unlabeled_values"] = values[rows].numpy()
-    log.arrays.update(
-        unlabeled_reward=trained.reward[rows].numpy(),
-        unlabeled_advantages=trained.advantages[rows].numpy(),
-        unlabeled_mask=mask.numpy(),
-    )
+        here = position_mask(mask)
+        found |= {
+            "value_first": values[:, 0],
+            "value_final": final_value(values, mask),
+            "value_mean": torch.where(here, values, 0).sum(dim=1) / (length + 1),
+            "value_min": values.masked_fill(~here, torch.inf).amin(dim=1),
+            "value_max": values.masked_fill(~here, -torch.inf).amax(dim=1),
+        }
+        found |= {name: found[name].masked_fill(length == 0, 0) for name in found if name.startswith("value")}
+    return {name: column.numpy() for name, column in found.items()}
 
 
 def unlabeled_metrics(

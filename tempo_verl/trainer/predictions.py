@@ -129,7 +129,7 @@ class Predictions:
             drawn.meta.keys,
             drawn.real,
             drawn.reward_info,
-            port.texts(drawn),
+            map(port.reader(drawn), range(len(drawn))),
             drawn.response_lengths,
             values,
             strict=True,

@@ -9,19 +9,21 @@ is used, so FSDP or Megatron and vLLM or SGLang stay verl's business.
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 
 from tempo_verl.backends.cpu_platform import use_platform_for
 from tempo_verl.config.models import check_fetched
 from tempo_verl.config.schema import read_settings
-from tempo_verl.data.monitor import Monitor
+from tempo_verl.data.monitor import Monitor, verdicts
 from tempo_verl.data.streams import Streams
 from tempo_verl.methods import Method, Round
+from tempo_verl.trainer.arrivals import Arrivals
 from tempo_verl.trainer.batch import KVBatchMeta, clear
 from tempo_verl.trainer.checkpoints import Keeper
 from tempo_verl.trainer.critic import Critic
-from tempo_verl.trainer.log import Log
+from tempo_verl.trainer.log import Log, peak_memory
 from tempo_verl.trainer.losses import LOSSES
 from tempo_verl.trainer.metrics import measure_policy, validation_metrics
 from tempo_verl.trainer.policy import Policy
@@ -62,16 +64,22 @@ class TempoTrainer(PPOTrainerSync):
             labeled, unlabeled = self.rollout.draw(number, plan, log)
         critic = Critic(self.port, self.method, self.replay, number, log) if self.use_critic else None
         policy = Policy(self.port, self.method, log)
+        checks = {}
+        if unlabeled is not None:
+            checks = self.monitor.begin(unlabeled.meta.keys, partial(self.port.reader, unlabeled))
 
         trained = self.method.step(Round(number, plan, labeled, unlabeled, critic, policy, log))
 
         measure_policy(trained, self.port.computes_entropy, log)
         if trained.unlabeled is not None:
             rows, reward = trained.samples.rows(trained.unlabeled), trained.reward[trained.unlabeled]
-            log.metrics.update(self.monitor.metrics(rows.prompts, lambda: self.port.texts(rows), reward.numpy()))
+            correct = verdicts(checks, rows.meta.keys)
+            log.metrics.update(self.monitor.metrics(correct, rows.prompts, reward.numpy()))
+            log.arrays["unlabeled_correct"] = correct
             self.streams.unlabeled.observe(rows.prompts, reward.tolist())
         clear([labeled, unlabeled], but=trained.samples)
         log.finish(number, self.method.settings.dump_dir)
+        log.metrics["tempo/memory/driver_gb"] = peak_memory()
         log.metrics.update(self.watch.observe(number, log.metrics))
         if self.watch.stop and number + 1 < self.total_training_steps:
             self.total_training_steps = number + 1  # verl saves and validates in a last round
@@ -117,7 +125,7 @@ class TempoTrainer(PPOTrainerSync):
             other = read_dataset(settings.labeled.files, self)
         self.watch = Watch(settings.alarms, settings.calibration.gate)
         self.streams, answers = Streams.build(method, self.train_dataset, other, self.watch)
-        self.monitor = Monitor(answers, votes=method.labels_by_vote)
+        self.monitor = Monitor(answers, method.labels_by_vote, settings.verifier.timeout)
         self.predictions = Predictions(self.config, method, self.streams)
         # From here on only answers-free rows are in reach of the policy update; verl saves and restores the streams.
         self.train_dataset = None
@@ -126,9 +134,7 @@ class TempoTrainer(PPOTrainerSync):
     def _build_replay_buffer(self):
         # verl takes any trainer name but "sync" for an asynchronous one, in six places; this one rolls out in sync.
         self.trainer_mode = "sync"
-        buffer = super()._build_replay_buffer()
-        buffer.poll_interval = self.method.settings.poll_interval
-        return buffer
+        return Arrivals(self.method.settings.poll_interval, self.method.settings.rollout_timeout)
 
     def _val_metrics_update(
         self, data_sources, sample_uids, reward_extra_infos_dict, sample_turns, expected_acc_counts=None

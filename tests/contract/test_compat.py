@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch.distributed.distributed_c10d import BackendConfig
 from torch.distributed.fsdp import CPUOffloadPolicy
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification, Olmo3Config
+from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
 from verl.workers.engine.fsdp import transformer_impl
 
 from tempo_verl import compat
@@ -101,6 +102,16 @@ def test_a_forward_only_model_stays_where_it_is_on_a_cpu(monkeypatch: pytest.Mon
     assert transformer_impl.CPUOffloadPolicy(pin_memory=True) is None
     monkeypatch.setattr(transformer_impl, "get_device_name", lambda: "cuda")
     assert transformer_impl.CPUOffloadPolicy(pin_memory=True) == verls(pin_memory=True)
+
+
+# ---------------------------------------------------------------------- balancing
+
+
+@pytest.mark.parametrize("equal_size", [True, False])
+def test_numbers_are_balanced_as_a_tensor_is(equal_size: bool) -> None:
+    workload = calculate_workload(torch.randint(50, 60, (96,)))  # many ties
+    verls = get_seqlen_balanced_partitions(workload, k_partitions=8, equal_size=equal_size)
+    assert get_seqlen_balanced_partitions(workload.tolist(), k_partitions=8, equal_size=equal_size) == verls
 
 
 # ---------------------------------------------------------------------- value head
@@ -245,5 +256,5 @@ def test_a_config_without_our_mark_allows_no_new_head(tiny_policy: Path) -> None
 def test_every_patch_is_told_in_the_modules_text() -> None:
     patches = [name for name, _ in inspect.getmembers(compat, inspect.isfunction) if name.startswith("patch_")]
     assert sorted(patches) == ["patch_offload_policy", "patch_process_group", "patch_value_head_loading"]
-    for told in ("verl.utils.distributed", "CPUOffloadPolicy", "load_valuehead_model", "_build_replay"):
+    for told in ("verl.utils.distributed", "CPUOffloadPolicy", "load_valuehead_model", "_build_"):
         assert told in compat.__doc__

@@ -42,6 +42,7 @@ from tempo_verl.config.schema import read_settings
 from tempo_verl.errors import UserError
 from tempo_verl.launch import resolve_config
 from tempo_verl.methods import known
+from tempo_verl.trainer.arrivals import Arrivals
 from tempo_verl.trainer.batch import NOT_FOR_ACTOR, NOT_FOR_CRITIC, last_outputs, select
 from tempo_verl.trainer.critic_config import FSDPCriticConfig
 from tempo_verl.trainer.losses import LOSSES, clipped_value_loss, value_calibration_loss
@@ -219,13 +220,20 @@ def test_verl_takes_any_name_but_sync_for_an_asynchronous_trainer(compose) -> No
 
 
 def test_ours_rolls_out_in_sync_and_polls_as_configured(compose) -> None:
-    trainer, buffer = replay_buffer(TempoTrainer, compose(["tempo.poll_interval=0.125"]))
+    trainer, buffer = replay_buffer(TempoTrainer, compose(["tempo.poll_interval=0.125", "tempo.rollout_timeout=9"]))
     assert trainer.trainer_mode == "sync"
-    assert type(buffer) is ReplayBuffer
+    assert type(buffer) is Arrivals
     assert buffer.trainer_mode == "sync"
-    assert buffer.poll_interval == 0.125
+    assert (buffer.poll_interval, buffer.timeout) == (0.125, 9.0)
     assert "self.poll_interval" in inspect.getsource(ReplayBuffer._wait_for_next_poll)
     can_be_called(buffer.sample, global_steps=1, partition_id="train", batch_size=2)
+    # verl asks no more of it: a trainer in sync only samples
+    assert set(re.findall(r"replay_buffer\.(\w+)", inspect.getsource(PPOTrainer))) == {"sample"}
+
+
+def test_accelerators_are_polled_ten_times_as_seldom_as_a_cpu(compose) -> None:
+    asked = {hardware: compose([f"hardware={hardware}"]).tempo.poll_interval for hardware in HARDWARE}
+    assert asked == {"cpu": 0.05, "fsdp": 0.5, "megatron": 0.5}
 
 
 def test_verl_makes_its_replay_buffer_before_it_looks_at_the_mode_again() -> None:

@@ -32,7 +32,7 @@ def test_a_method_trains_as_recorded(traced, method: str) -> None:
     found = traced(method)
     roles = ["actor", "critic"] if (1, "critic", "end") in found.saved else ["actor"]
     rounds = [
-        traces.of_round(found.metrics[number], found.dump(number), {r: found.model(number, r, "end") for r in roles})
+        traces.of_round(found.metrics[number], found.tokens(number), {r: found.model(number, r, "end") for r in roles})
         for number in ROUNDS
     ]
     file = traces.FOLDER / f"{method}.json"

@@ -15,7 +15,9 @@ from harness import Evidence
 from transformers import AutoModelForTokenClassification
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
+from tempo_verl.backends import batch_rollout
 from tempo_verl.errors import UserError
+from tempo_verl.trainer import batch
 
 # float32 forward passes of the same weights in another batch, and what is computed from them
 VALUE_TOLERANCE, ADVANTAGE_TOLERANCE = 1e-5, 1e-4
@@ -77,7 +79,7 @@ def test_critic_changes_only_in_the_e_step_and_actor_only_in_the_m_step(rounds: 
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_values_are_those_of_the_updated_critic(rounds: Evidence, number: int) -> None:
-    used = rounds.dump(number)["unlabeled_values"]
+    used = rounds.tokens(number)["unlabeled_values"]
     updated, stale = (critics_values(rounds, number, moment).clip(-1, 1) for moment in ("between", "start"))
     assert np.abs(used - updated).max() < VALUE_TOLERANCE
     assert np.abs(used - stale).max() > 100 * VALUE_TOLERANCE
@@ -85,7 +87,7 @@ def test_values_are_those_of_the_updated_critic(rounds: Evidence, number: int) -
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_advantages_equal_the_formula(rounds: Evidence, number: int) -> None:
-    dump, rows = rounds.dump(number), rounds.rows[number]
+    dump, rows = rounds.tokens(number), rounds.rows[number]
     values, mask = dump["unlabeled_values"].astype(float), dump["unlabeled_mask"].astype(bool)
     last = mask.sum(axis=1)
     reward = values[np.arange(len(values)), last]  # V(x, y_1:T)
@@ -131,7 +133,11 @@ def test_metrics_are_logged(rounds: Evidence) -> None:
 
 def test_a_round_reads_its_critic_twice_and_one_of_e_steps_alone_once(train) -> None:
     # labelled values before the fit, unlabelled ones after it
-    assert train("tempo", moments=()).critic_passes == {1: 2}
+    found = train("tempo", moments=())
+    assert found.critic_passes == {1: 2}
+    # nor does it read twice what the rollouts have stored
+    assert {name for (name, _), times in found.reads[1].items() if times > 1} == set()
+    assert {"responses", "response_mask", "extra_fields", "values", "entropy"} <= {name for name, _ in found.reads[1]}
     found = train("tempo", "tempo.calibration.warmup_rounds=1")
     assert found.critic_passes == {1: 1}
     assert found.changed(1, "critic")
@@ -281,6 +287,17 @@ def test_a_run_whose_verifier_fails_on_everything_is_stopped(tour, train, tiny_t
     assert len(message.splitlines()) == 1
 
 
+def test_a_run_that_waits_for_a_prompt_that_never_ends_is_stopped(train, monkeypatch: pytest.MonkeyPatch) -> None:
+    def put(partition: str, keys: list[str], tags: list[dict], fields=None) -> None:
+        lost = [fields is None and key.startswith("unlabeled-2-") for key in keys]
+        told = [(key, tag) for key, tag, is_lost in zip(keys, tags, lost, strict=True) if not is_lost]
+        batch.put(partition, [key for key, _ in told], [tag for _, tag in told], fields)
+
+    monkeypatch.setattr(batch_rollout, "put", put)
+    with pytest.raises(UserError, match=r"not ended: 1 \(0 running, 1 not begun\).*=3 s; first: unlabeled-2-\d+ \("):
+        train("tempo", "tempo.rollout_timeout=3", moments=())
+
+
 # ---------------------------------------------------------------------- a user's own
 
 
@@ -289,7 +306,7 @@ def test_a_method_of_ones_own_trains(train, monkeypatch: pytest.MonkeyPatch) -> 
     found = train("tempo", "tempo.method=confident:Confident", "+tempo.confident.critic_share=0.25")
     assert found.changed(1, "actor")
     assert found.changed(1, "critic")
-    rows, dump = found.rows[1], found.dump(1)
+    rows, dump = found.rows[1], found.tokens(1)
     answers = [info["pred"] for info in rows["infos"]]
     for row, (prompt, answer) in enumerate(zip(rows["prompts"], answers, strict=True)):
         voters = [other for asked, other in zip(rows["prompts"], answers, strict=True) if asked == prompt]

@@ -64,7 +64,7 @@ def test_critic_changes_only_in_the_e_step_and_actor_only_in_the_m_step(found: E
 
 
 def test_values_are_those_of_the_updated_critic(found: Evidence) -> None:
-    rows, used = found.rows[3], found.dump(3)["unlabeled_values"]
+    rows, used = found.rows[3], found.tokens(3)["unlabeled_values"]
     questions = [row["ground_truth"] is None for row in rows["reward_model"]]
     unlabeled = [row for row, real in enumerate(rows["real"]) if real and questions[row]]
     for moment, near in (("between", True), ("start", False)):
@@ -96,7 +96,7 @@ def test_labelled_rows_join_the_actor_loss_and_synthetic_ones_count_nowhere(foun
 
 
 def test_official_reward_is_the_value_before_the_last_token(found: Evidence) -> None:
-    dump = found.dump(3)
+    dump = found.tokens(3)
     last = dump["unlabeled_mask"].sum(axis=1)
     assert np.array_equal(dump["unlabeled_reward"], dump["unlabeled_values"][np.arange(len(last)), last - 1])
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from fields import method_of
 from omegaconf import OmegaConf
 
 import tempo_verl
-from tempo_verl.data.monitor import Monitor
+from tempo_verl.data.monitor import Monitor, verdicts
 from tempo_verl.data.streams import Answer, Streams
 from tempo_verl.methods import Plan, Round
 from tempo_verl.trainer.batch import of_keys
@@ -87,7 +88,17 @@ def test_nothing_in_reach_of_a_round_holds_an_answer(parts: tuple[VerlTrainer, R
     held = reachable(round)
     assert any(isinstance(value, Port) for value in held)
     assert SECRET not in [value for value in held if isinstance(value, str)]
-    assert not any(isinstance(value, Monitor | Answer | Rows | Streams | VerlTrainer) for value in held)
+    assert not any(isinstance(value, Monitor | Answer | Rows | Streams | VerlTrainer | Future) for value in held)
+
+
+def test_what_the_monitor_finds_during_the_update_is_out_of_its_reach(parts: tuple[VerlTrainer, Round]) -> None:
+    trainer, round = parts
+    checks = trainer.monitor.begin(round.unlabeled.meta.keys, lambda: lambda row: SECRET)
+    assert verdicts(checks, round.unlabeled.meta.keys).tolist() == [1.0]
+    assert any(isinstance(value, Future) for value in reachable(checks))
+    held = reachable(round)
+    assert not any(isinstance(value, Future) for value in held)
+    assert SECRET not in [value for value in held if isinstance(value, str)]
 
 
 def test_methods_import_neither_verl_nor_ray_nor_the_trainer() -> None:
@@ -107,7 +118,13 @@ def test_monitoring_comes_after_the_update() -> None:
     tree = ast.parse((PACKAGE / "trainer" / "trainer.py").read_text())
     (step,) = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "step"]
     calls = {ast.unparse(node.func): node.lineno for node in ast.walk(step) if isinstance(node, ast.Call)}
-    assert calls["self.method.step"] < calls["self.monitor.metrics"]
+    # checks begin in processes of their own before it; what they find is nowhere but in what ``begin`` returns
+    assert calls["self.monitor.begin"] < calls["self.method.step"] < calls["verdicts"] < calls["self.monitor.metrics"]
+    (handed,) = [node for node in ast.walk(step) if isinstance(node, ast.Call) and ast.unparse(node.func) == "Round"]
+    assert "checks" not in ast.unparse(handed)
+    read = [node.lineno for node in ast.walk(step) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+            and node.id == "checks"]  # fmt: skip
+    assert read == [calls["verdicts"]]
 
 
 def test_only_the_trainer_knows_the_monitor() -> None:
@@ -137,4 +154,4 @@ def test_one_module_talks_to_transfer_queue_and_one_to_verls_trainer() -> None:
         }
 
     assert users("transfer_queue") == {"trainer/batch.py"}
-    assert users("verl.trainer.ppo") == {"trainer/port.py", "trainer/trainer.py", "doctor.py"}
+    assert users("verl.trainer.ppo") == {"trainer/arrivals.py", "trainer/port.py", "trainer/trainer.py", "doctor.py"}

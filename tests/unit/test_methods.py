@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ import torch
 from fake_round import FakeRound, FakeSamples
 from fields import method_of
 
-from tempo_verl.methods import Needs, find, known
+from tempo_verl.algo.self_reward import clusters
+from tempo_verl.methods import Needs, empo, find, known
 from tempo_verl.methods.ttrl import first_samples
+from tempo_verl.rewards import process
 
 MASK = torch.tensor([[1, 1, 1], [1, 1, 0]])  # two responses, of 3 and 2 tokens
 
@@ -150,6 +153,35 @@ def test_empo_rewards_the_share_of_equivalent_answers() -> None:
     trained = method_of("empo").step(fake.round())
     assert trained.reward.tolist() == pytest.approx([1 / 6, 3 / 6, 1 / 6, 3 / 6, 3 / 6, 1 / 6])
     assert fake.log.metrics["tempo/unlabeled/clusters"] == 4.0  # "1", "2", and each missing one
+
+
+def test_empo_compares_the_answers_to_several_prompts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(process.PROCESSES, "2")
+    both = threading.Barrier(2, timeout=60)
+    monkeypatch.setattr(empo, "equivalent", lambda first, second, **_: both.wait() is None)  # none is the same
+    answers = FakeSamples(["a_0", "a_1", "b_0", "b_1"], torch.ones(4, 2, dtype=torch.int64), None, ["1", "2", "3", "4"])
+    trained = method_of("empo").step(FakeRound(None, answers, has_critic=False).round())
+    assert trained.reward.tolist() == [0.5] * 4
+
+
+def test_empo_gives_up_on_an_answer_that_gives_no_verdict() -> None:
+    asked = []
+
+    def equivalent(first: str, second: str) -> bool | None:
+        asked.append((first, second))
+        return None if "bomb" in (first, second) else first[0] == second[0]
+
+    answers = ["bomb", "a", "b", "a1", "a2", "b1", "bomb"]
+    assert clusters(answers, empo.Patient(equivalent)) == [0, 1, 2, 1, 1, 2, 0]
+    assert [pair for pair in asked if "bomb" in pair] == [("bomb", "a"), ("bomb", "b")]
+
+
+@pytest.mark.parametrize("answers", [3, 8])
+def test_at_most_one_comparison_fails_for_each_answer_to_a_prompt(answers: int) -> None:
+    asked = []
+    compare = empo.Patient(lambda first, second: asked.append((first, second)))
+    assert clusters(map(str, range(answers)), compare) == list(range(answers))
+    assert len(asked) <= answers
 
 
 def test_random_rewards_are_the_same_for_seed_and_round() -> None:

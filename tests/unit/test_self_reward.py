@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import numpy as np
@@ -85,6 +86,15 @@ def test_each_prompt_has_its_own_equivalence() -> None:
 
     reward, _ = cluster_reward(["1", "1.0", "1", "1.0"], ["numbers"] * 2 + ["words"] * 2, by)
     assert reward.tolist() == [1.0, 1.0, 0.5, 0.5]
+
+
+def test_prompts_may_be_gone_over_in_parallel() -> None:
+    answers, prompts = ["1/2", "0.5", "3", None, "3", "3"], list("aabbcc")
+    one_by_one = cluster_reward(answers, prompts, lambda prompt: same_number)
+    with ThreadPoolExecutor(3) as threads:
+        at_once = cluster_reward(answers, prompts, lambda prompt: same_number, threads.map)
+    for first, second in zip(one_by_one, at_once, strict=True):
+        assert first.tolist() == second.tolist()
 
 
 @settings(derandomize=True, deadline=None)

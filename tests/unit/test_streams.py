@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,11 @@ from torch.utils.data import Dataset
 from transformers import AutoTokenizer
 from verl.trainer.ppo.utils import create_rl_dataset
 
-from tempo_verl.data.monitor import Monitor, oracle_metrics
+import tempo_verl.data.monitor as monitor_module
+from tempo_verl.data.monitor import Monitor, oracle_metrics, verdicts
 from tempo_verl.data.streams import UNLABELED_FIELDS, Answer, Stream, Streams, WithoutAnswers, batch_of, row_of
 from tempo_verl.errors import UserError
+from tempo_verl.rewards import process, score
 
 ROWS = 16
 EXACT, SUMS = "exact", "tempo_verl.tasks.running_sums:verify"
@@ -319,11 +323,83 @@ def test_monitoring_answers_are_kept_by_row() -> None:
 # ---------------------------------------------------------------------- monitoring
 
 
+def check(monitor: Monitor, rows: list[int], texts: list[str]) -> np.ndarray:
+    keys = [f"unlabeled-{number}-{row}_0_0" for number, row in enumerate(rows)]
+    return verdicts(monitor.begin(keys, lambda: texts.__getitem__), keys)
+
+
 def test_the_monitor_checks_responses_with_the_verifier_of_their_row() -> None:
     store = Monitor([Answer("5", EXACT), None, Answer("5", SUMS)])
-    uids = [f"unlabeled-{number}-{row}" for number, row in enumerate([2, 0, 1, 0, 2])]
-    correct = store.correct(uids, ["70y55y", "5", "5", "6", "70y5"])
+    correct = check(store, [2, 0, 1, 0, 2], ["70y55y", "5", "5", "6", "70y5"])
     np.testing.assert_array_equal(correct, [1.0, 1.0, np.nan, 0.0, 0.0])
+
+
+def test_rows_are_found_again_by_key_and_only_those_with_an_answer_are_decoded() -> None:
+    decoded = []
+
+    def text_of(row: int) -> str:
+        decoded.append(row)
+        return "5"
+
+    keys = ["unlabeled-0-1_0_0", "unlabeled-1-0_0_0", "unlabeled-1-0_1_0"]
+    checks = Monitor([Answer("5", EXACT), None]).begin(keys, lambda: text_of)
+    np.testing.assert_array_equal(verdicts(checks, [keys[2], keys[0]]), [1.0, np.nan])
+    assert sorted(decoded) == [1, 2]
+
+
+def test_nothing_is_read_where_nothing_is_monitored() -> None:
+    def reader() -> Any:
+        raise AssertionError("nobody asked")
+
+    for answers in ([], [None]):
+        assert Monitor(answers).begin(["unlabeled-0-0_0_0"], reader) == {}
+
+
+VERIFIERS = """
+import os, time
+
+def endless(response, truth):
+    time.sleep(600)
+
+def here(response, truth):
+    return True, str(os.getpid())
+"""
+
+
+@pytest.fixture
+def verifiers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "judges.py").write_text(VERIFIERS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv(process.PROCESSES, "1")
+    monkeypatch.setattr(process, "_shared", process.Workers(1))
+
+
+def test_checks_begin_at_once_take_no_longer_than_they_may_and_hold_no_other_verifier_up(verifiers: None) -> None:
+    monitor, begun = Monitor([Answer("5", "judges:endless")], timeout=0.5), threading.Event()
+    checks = monitor.begin(["unlabeled-0-0_0_0", "unlabeled-0-0_1_0"], lambda: lambda row: str(begun.set()))
+    assert begun.wait(60)
+    assert score("5", "5", "judges:here").correct
+    assert not checks["unlabeled-0-0_1_0"].done()
+    np.testing.assert_array_equal(verdicts(checks, list(checks)), [0.0, 0.0])
+
+
+def test_checks_run_in_processes_of_their_own(verifiers: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = []
+
+    def noted(*args: Any, **options: Any) -> Any:
+        judged.append(score(*args, **options))
+        return judged[-1]
+
+    monkeypatch.setattr(monitor_module, "score", noted)
+    check(Monitor([Answer("5", "judges:here")]), [0, 0], ["5", "5"])
+    (ours,) = {verdict.answer for verdict in judged}
+    assert score("5", "5", "judges:here").answer not in (ours, str(os.getpid()))
+
+
+def test_a_mistake_in_an_answer_is_told_when_the_verdict_is_read() -> None:
+    checks = Monitor([Answer("many", "number")]).begin(["unlabeled-0-0_0_0"], lambda: lambda row: "answer: 5")
+    with pytest.raises(UserError, match="ground_truth='many' is of no use to style=number"):
+        verdicts(checks, ["unlabeled-0-0_0_0"])
 
 
 def test_oracle_metrics_on_numbers_worked_by_hand() -> None:
