@@ -32,8 +32,6 @@ SEQUENCE_PARALLEL = "fsdp_config.ulysses_sequence_parallel_size"
 WITHOUT_EFFECT = (
     ("algorithm.adv_estimator", "gae", "the advantage is TEMPO's own"),
     ("algorithm.filter_groups.enable", False, "prompts that are all right or all wrong calibrate the critic as well"),
-    ("algorithm.rollout_correction.rollout_is", None, "rollouts are on-policy"),
-    ("algorithm.rollout_correction.rollout_rs", None, "rollouts are on-policy"),
     ("critic.ppo_epochs", 1, "use tempo.calibration.epochs"),
     ("reward.custom_reward_function.path", None, "name your verifier as module:function in reward_model.style"),
     ("reward.reward_model.enable", False, "the reward is the verifier's verdict or the critic's value"),
@@ -66,6 +64,7 @@ def check(config: DictConfig) -> None:
     method = read_settings(config)
     check_start(config, method.settings)
     _check_algorithm(config, method)
+    _check_rollout_correction(config)
     _check_calibration(config, method)
     _check_batches(config, method)
     _check_lengths(config)
@@ -115,6 +114,44 @@ def _check_algorithm(config: DictConfig, method: Method) -> None:
         rate = OmegaConf.select(config, field)
         if not isinstance(rate, int | float) or rate < 0:
             raise UserError(f"{field}={written(rate)} must be a number, 0 or more")
+
+
+def _check_rollout_correction(config: DictConfig) -> None:
+    """What verl would find out in the first update, or not at all."""
+    field, correction = "algorithm.rollout_correction", config.algorithm.rollout_correction
+    bypass, loss = correction.bypass_mode, config.actor_rollout_ref.actor.policy_loss.loss_mode
+    asked = [name for name in ("rollout_is", "rollout_rs") if correction[name] is not None]
+    if (asked or bypass) and not config.actor_rollout_ref.rollout.calculate_log_probs:
+        raise UserError(
+            f"{field}.{asked[0] if asked else 'bypass_mode'} needs the inference engine's log-probabilities; set "
+            "actor_rollout_ref.rollout.calculate_log_probs=true"
+        )
+    if (loss == "bypass_mode") != bool(bypass and asked):
+        raise UserError(
+            f"actor_rollout_ref.actor.policy_loss.loss_mode={loss} with {field}.bypass_mode={written(bypass)} and "
+            f"{' and '.join(asked) or 'neither rollout_is nor rollout_rs'}: the loss bypass_mode is for a bypass that "
+            "weighs or rejects tokens, and no other does that; change one of them"
+        )
+    if bypass and correction.rollout_is is not None and correction.loss_type == "ppo_clip":
+        raise UserError(
+            f"{field}.rollout_is={correction.rollout_is} would have no effect with bypass_mode=true and "
+            "loss_type=ppo_clip, whose ratio is to the inference engine's probabilities already; set it to null"
+        )
+    if not asked:
+        return
+    import torch
+    from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_and_rejection_mask
+
+    names = ("rollout_is", "rollout_is_threshold", "rollout_is_batch_normalize", "rollout_rs", "rollout_rs_threshold")
+    token = torch.zeros(1, 1)
+    try:
+        weights, _, _ = compute_rollout_correction_and_rejection_mask(
+            token, token, torch.ones(1, 1), **{name: correction[name] for name in names}
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{field}: {str(error).splitlines()[0]}") from error
+    if correction.rollout_is is not None and weights is None:
+        raise UserError(f"{field}.rollout_is_threshold={written(correction.rollout_is_threshold)} must be a number")
 
 
 def _check_calibration(config: DictConfig, method: Method) -> None:

@@ -30,19 +30,19 @@ class EMPO(Method):
     needs = Needs(labeled=None, unlabeled=True, critic=False)
 
     def step(self, round: Round) -> Trained:
-        drawn = round.unlabeled
+        voters = round.unlabeled.by_session()
         with round.log.time("m_step"):
-            style_of = dict(zip(drawn.prompts, drawn.styles, strict=True))
+            style_of = dict(zip(voters.prompts, voters.styles, strict=True))
             timeout = self.settings.verifier.timeout
             shares, clusters = cluster_reward(
-                drawn.answers,
-                drawn.prompts,
+                voters.answers,
+                voters.prompts,
                 lambda prompt: partial(equivalent, style=style_of[str(prompt)], timeout=timeout),
             )
-            count = dict.fromkeys(drawn.prompts, 0)
-            for prompt, cluster in zip(drawn.prompts, clusters.tolist(), strict=True):
+            count = dict.fromkeys(voters.prompts, 0)
+            for prompt, cluster in zip(voters.prompts, clusters.tolist(), strict=True):
                 count[prompt] = max(count[prompt], cluster + 1)
             round.log.metrics["tempo/unlabeled/clusters"] = float(np.mean(list(count.values())))
-            samples, guided = self.batch(round, drawn)
-            reward = samples.align(drawn, torch.from_numpy(shares))
+            samples, guided = self.batch(round, round.unlabeled)
+            reward = samples.align(voters, torch.from_numpy(shares))
             return self.improve(round, samples, reward, None, guided)

@@ -40,20 +40,21 @@ def measure_policy(trained: Trained, has_entropy: bool, log: Log) -> None:
     rows, samples = trained.unlabeled, trained.samples
     if rows is None:
         return
+    ends = rows[samples.ends[rows]]  # one row a session
     mask, values, answers = samples.response_mask[rows], trained.values, None
     if all("pred" in info for info in samples.reward_info):  # else another reward manager is in use
         every = samples.answers
-        answers = [every[row] for row in rows]
+        answers = [every[row] for row in ends]
     entropy = samples.read("entropy")["entropy"].to_padded_tensor(0.0)[rows] if has_entropy else None
     log.metrics.update(
         unlabeled_metrics(
-            reward=trained.reward[rows],
-            first_baseline=None if values is None else values[rows, 0],
+            reward=trained.reward[ends],
+            baseline_error=None if values is None else trained.reward[rows] - values[rows, 0],
             advantages=trained.advantages[rows],
             response_mask=mask,
             entropy=entropy,
             answers=answers,
-            prompts=[samples.prompts[row] for row in rows],
+            prompts=[samples.prompts[row] for row in ends],
         )
     )
     if entropy is None and "actor/entropy_loss" in log.metrics:
@@ -70,26 +71,26 @@ def measure_policy(trained: Trained, has_entropy: bool, log: Log) -> None:
 def unlabeled_metrics(
     *,
     reward: torch.Tensor,
-    first_baseline: torch.Tensor | None,
+    baseline_error: torch.Tensor | None,
     advantages: torch.Tensor,
     response_mask: torch.Tensor,
     entropy: torch.Tensor | None,
     answers: Sequence[str | None] | None,
     prompts: Sequence[str],
 ) -> dict[str, float]:
-    """What the policy is trained on in this round; real rows only.
+    """What the policy is trained on in this round: S sessions of N rows, real ones only.
 
     Args:
-        reward: (N,) R.
-        first_baseline: (N,) V(x), the critic's guess before the response; None without a critic.
+        reward: (S,) R.
+        baseline_error: (N,) R - V(x), V(x) the critic's guess before the row; None without a critic.
         advantages, response_mask: (N, T); the advantages as the actor sees them.
         entropy: (N, T) policy entropy in nats, or None if it was not computed.
-        answers: extracted answers; None if the reward manager in use does not tell them.
-        prompts: uid of each row's prompt.
+        answers: (S,) extracted answers; None if the reward manager in use does not tell them.
+        prompts: (S,) uid of each session's prompt.
 
     Returns:
-        ``baseline_error`` is the root mean square of R - V(x); ``distinct_answers`` is the mean over prompts of the
-        number of different answers among its responses.
+        ``baseline_error`` is the root mean square of R - V(x); ``response_length`` counts the policy's own tokens of a
+        session; ``distinct_answers`` is the mean over prompts of the number of different answers among its responses.
     """
     if len(reward) == 0:
         return {}
@@ -98,10 +99,10 @@ def unlabeled_metrics(
         "reward_mean": reward.mean().item(),
         "reward_std": reward.std(unbiased=False).item(),
         "advantage_positive": (advantages[mask] > 0).float().mean().item(),
-        "response_length": mask.sum(-1).float().mean().item(),
+        "response_length": (mask.sum().float() / len(reward)).item(),
     }
-    if first_baseline is not None:
-        metrics["baseline_error"] = (reward - first_baseline).square().mean().sqrt().item()
+    if baseline_error is not None:
+        metrics["baseline_error"] = baseline_error.square().mean().sqrt().item()
     if answers is not None:
         by_prompt: dict[str, list[str | None]] = defaultdict(list)
         for prompt, answer in zip(prompts, answers, strict=True):

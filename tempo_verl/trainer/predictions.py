@@ -20,7 +20,7 @@ from tempo_verl.evaluation.answers import write_predictions
 from tempo_verl.evaluation.questions import Question, aligned, evenly_spaced, load_questions, question_of
 from tempo_verl.evaluation.samples import Sample
 from tempo_verl.methods import Method
-from tempo_verl.trainer.batch import Samples, clear, last_outputs
+from tempo_verl.trainer.batch import Samples, clear
 from tempo_verl.trainer.log import Log
 from tempo_verl.trainer.port import Port
 
@@ -109,7 +109,7 @@ class Predictions:
             asked = {int(row): questions[int(row)] for row in batch_rows}
             uids = port.submit(batch_of(rows, list(asked), [f"predict-{index}" for index in asked]), number, n)
             (found,), _ = port.collect(number, uids)
-            drawn = last_outputs(found)
+            drawn = found.by_session()
             clear([found], but=drawn)
             if port.has_critic:
                 port.sleep_engine()  # the critic needs its memory, as in a round

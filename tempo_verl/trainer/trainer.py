@@ -67,7 +67,8 @@ class TempoTrainer(PPOTrainerSync):
 
         measure_policy(trained, self.port.computes_entropy, log)
         if trained.unlabeled is not None:
-            rows, reward = trained.samples.rows(trained.unlabeled), trained.reward[trained.unlabeled]
+            rows = trained.samples.rows(trained.unlabeled).by_session()
+            reward = rows.align(trained.samples, trained.reward)
             log.metrics.update(self.monitor.metrics(rows.prompts, lambda: self.port.texts(rows), reward.numpy()))
             self.streams.unlabeled.observe(rows.prompts, reward.tolist())
         clear([labeled, unlabeled], but=trained.samples)

@@ -20,7 +20,7 @@ class FakeSamples:
     """Rows of one stream.
 
     Args:
-        keys: (B,) ``<prompt>_<sample>``.
+        keys: (B,) ``<prompt>_<session>``, or ``<prompt>_<session>_<output>``.
         mask: (B, T).
         correct: (B,) verdicts; None: the rows came without an answer.
         texts: (B,) answers.
@@ -43,6 +43,18 @@ class FakeSamples:
     @property
     def prompts(self) -> list[str]:
         return [key.split("_")[0] for key in self.keys]
+
+    @property
+    def sessions(self) -> list[str]:
+        return ["_".join(key.split("_")[:2]) for key in self.keys]
+
+    @property
+    def ends(self) -> np.ndarray:
+        last = {session: max(key for key in self.keys if key.startswith(session)) for session in self.sessions}
+        return np.isin(self.keys, list(last.values())) & self.real
+
+    def by_session(self) -> FakeSamples:
+        return self.rows(np.flatnonzero(self.ends))
 
     @property
     def response_mask(self) -> Tensor:
@@ -72,11 +84,12 @@ class FakeSamples:
         )  # fmt: skip
 
     def find(self, part: FakeSamples) -> np.ndarray:
-        return np.flatnonzero(np.isin(self.keys, part.keys))
+        return np.flatnonzero(np.isin(self.sessions, part.sessions))
 
     def align(self, part: FakeSamples, values: Tensor) -> Tensor:
-        of_key = dict(zip(part.keys, values.tolist(), strict=True))
-        return torch.tensor([of_key.get(key, 0.0) for key in self.keys])
+        last = part.ends
+        value_of = {name: value for name, value, end in zip(part.sessions, values.tolist(), last, strict=True) if end}
+        return torch.tensor([value_of.get(session, 0.0) for session in self.sessions])
 
     def unpadded(self, padded: Tensor) -> list[Tensor]:
         return [row[: int(length)] for row, length in zip(padded, self.mask.sum(-1), strict=True)]

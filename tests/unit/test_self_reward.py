@@ -10,7 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
+from verl import DataProto
+from verl.trainer.ppo.core_algos import AdvantageEstimator, compute_grpo_outcome_advantage
+from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
 from tempo_verl.algo.advantage import group_advantage
 from tempo_verl.algo.self_reward import cluster_reward, clusters, majority_reward
@@ -116,6 +118,20 @@ def test_the_group_advantage_is_verls(seed: int) -> None:
     rewards[torch.arange(12), lengths - 1] = reward
     expected, _ = compute_grpo_outcome_advantage(rewards, mask, groups)
     torch.testing.assert_close(group_advantage(reward, list(groups), mask), expected, atol=1e-6, rtol=0)
+
+
+def test_the_group_advantage_of_sessions_with_several_outputs_is_verls() -> None:
+    keys = ["a_0_1", "a_1_0", "a_0_0", "b_0_0", "a_2_1", "b_1_0", "b_1_1", "a_2_0", "c_0_0"]
+    sessions, groups = [key.rpartition("_")[0] for key in keys], [key.split("_")[0] for key in keys]
+    score = {session: 0.1 * number**2 for number, session in enumerate(sorted(set(sessions)))}
+    reward, mask = torch.tensor([score[session] for session in sessions]), torch.ones(len(keys), 2)
+    rewards = torch.stack([torch.zeros(len(keys)), reward], dim=1)
+    data = DataProto.from_dict(
+        {"token_level_rewards": rewards, "response_mask": mask},
+        non_tensors={"uid": np.array(groups, dtype=object)},
+    )
+    expected = compute_advantage_for_multi_trajectories(data, keys, AdvantageEstimator.GRPO).batch["advantages"]
+    torch.testing.assert_close(group_advantage(reward, groups, mask, sessions), expected, atol=1e-6, rtol=0)
 
 
 def test_equal_rewards_and_empty_rows_give_nothing() -> None:
