@@ -126,16 +126,21 @@ def _check_rollout_correction(config: DictConfig) -> None:
             f"{field}.{asked[0] if asked else 'bypass_mode'} needs the inference engine's log-probabilities; set "
             "actor_rollout_ref.rollout.calculate_log_probs=true"
         )
-    if (loss == "bypass_mode") != bool(bypass and asked):
+    if bypass and asked and loss != "bypass_mode":
         raise UserError(
-            f"actor_rollout_ref.actor.policy_loss.loss_mode={loss} with {field}.bypass_mode={written(bypass)} and "
-            f"{' and '.join(asked) or 'neither rollout_is nor rollout_rs'}: the loss bypass_mode is for a bypass that "
-            "weighs or rejects tokens, and no other does that; change one of them"
+            f"{field}.{asked[0]}={correction[asked[0]]} would have no effect with bypass_mode=true and this loss; set "
+            "it to null, or actor_rollout_ref.actor.policy_loss.loss_mode=bypass_mode"
+        )
+    if loss == "bypass_mode" and not (bypass and asked):
+        raise UserError(
+            f"actor_rollout_ref.actor.policy_loss.loss_mode=bypass_mode is for {field}.bypass_mode=true with "
+            "rollout_is or rollout_rs; set them, or choose another loss"
         )
     if bypass and correction.rollout_is is not None and correction.loss_type == "ppo_clip":
         raise UserError(
             f"{field}.rollout_is={correction.rollout_is} would have no effect with bypass_mode=true and "
-            "loss_type=ppo_clip, whose ratio is to the inference engine's probabilities already; set it to null"
+            "loss_type=ppo_clip, whose ratio is to the inference engine's probabilities already; set it to null, or "
+            "loss_type=reinforce"
         )
     if not asked:
         return

@@ -130,9 +130,13 @@ def test_accepted(compose, overrides: list[str]) -> None:
         (
             [f"{CORRECTION}.bypass_mode=true", f"{CORRECTION}.rollout_rs=token_k1",
              f"{CORRECTION}.rollout_rs_threshold=2"],
-            "policy_loss.loss_mode=vanilla with algorithm.rollout_correction.bypass_mode=true and rollout_rs",
+            "algorithm.rollout_correction.rollout_rs=token_k1 would have no effect with bypass_mode=true and this loss",
         ),
-        (["actor_rollout_ref.actor.policy_loss.loss_mode=bypass_mode"], "neither rollout_is nor rollout_rs"),
+        (["actor_rollout_ref.actor.policy_loss.loss_mode=bypass_mode"], "is for algorithm.rollout_correction.bypass_m"),
+        (
+            ["hardware=fsdp", f"{CORRECTION}.bypass_mode=true"],
+            "rollout_is=token would have no effect with bypass_mode=true and this loss; set it to null",
+        ),
         (
             [f"{CORRECTION}.bypass_mode=true", f"{CORRECTION}.rollout_is=token",
              "actor_rollout_ref.actor.policy_loss.loss_mode=bypass_mode"],
