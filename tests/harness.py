@@ -20,6 +20,7 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
+from transformers import AutoModelForTokenClassification
 
 from tempo_verl.config.checks import check
 from tempo_verl.config.schema import read_settings
@@ -82,7 +83,7 @@ class Tour:
         from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
         from verl.trainer.main_ppo import TaskRunnerV1
 
-        self._ray, self._tq, self._folder, self._legs = ray, tq, folder, 0
+        self._ray, self._tq, self.folder, self._legs = ray, tq, folder, 0
         config = _ready(config)
         options = OmegaConf.to_container(config.ray_kwargs.ray_init)
         variables = {**get_ppo_ray_runtime_env(config)["env_vars"], **options["runtime_env"]["env_vars"]}
@@ -116,7 +117,7 @@ class Tour:
             rows: keep the rows of the E-step and of the policy's update.
         """
         self._legs += 1
-        found = Evidence(folder or self._folder / f"leg_{self._legs}")
+        found = Evidence(folder or self.folder / f"leg_{self._legs}")
         config.tempo.dump_dir = str(found.folder / "rounds")
         config.trainer.default_local_dir = str(found.folder / "checkpoints")
         config = _ready(config)
@@ -128,6 +129,17 @@ class Tour:
         trainer.fit(self._runner.agent_loop_manager)
         found.left_in_queue = set((self._tq.kv_list() or {}).get("train", {}))
         return found
+
+    def agents(self, config: DictConfig, llm_client: Any) -> Any:
+        """The trainer as ``config`` says, and its streams, with verl's agent loop on another inference client."""
+        from verl.trainer.ppo.v1 import AgentLoopManagerTQ
+
+        config, trainer = _ready(config), self._trainer
+        self._begin_anew(config)
+        trainer.agent_loop_manager = AgentLoopManagerTQ.create(
+            config=config, llm_client=llm_client, reward_loop_worker_handles=trainer.get_reward_handles()
+        )
+        return trainer
 
     def _begin_anew(self, config: DictConfig) -> None:
         trainer = self._trainer
@@ -163,6 +175,17 @@ def train(config: DictConfig, folder: Path, **options: Any) -> Evidence:
         return tour.leg(config, folder=folder, **options)
     finally:
         tour.close()
+
+
+def critics_values(found: Evidence, number: int, moment: str) -> np.ndarray:
+    """(B, T + 1) V(x, y_1:t), t = 0..T, of the rows of the update by a plain forward pass, padded with 0."""
+    model = AutoModelForTokenClassification.from_pretrained(found.model(number, "critic", moment), dtype=torch.float32)
+    rows = found.rows[number]
+    values = np.zeros((len(rows["lengths"]), rows["mask"].shape[1] + 1))
+    with torch.inference_mode():
+        for row, (ids, length) in enumerate(zip(rows["input_ids"], rows["lengths"], strict=True)):
+            values[row, : length + 1] = model.eval()(input_ids=ids.unsqueeze(0)).logits[0, -(length + 1) :, 0]
+    return values
 
 
 def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
@@ -256,6 +279,8 @@ def _recording_trainer() -> type:
                     "reward_model": samples.read_once("reward_model"),
                     "infos": samples.reward_info,
                     "prompts": samples.prompts,
+                    "sessions": samples.sessions,
+                    "ends": samples.ends,
                     "reward": [row.sum().item() for row in samples.read("rm_scores")["rm_scores"].unbind()],
                 }
 

@@ -5,7 +5,6 @@ from collections import Counter
 
 import torch
 
-from tempo_verl.algo.advantage import final_value
 from tempo_verl.methods import Method, Needs, Options, Round, Trained
 from tempo_verl.methods.base import Samples
 
@@ -34,10 +33,10 @@ class Confident(Method):
         with round.log.time("m_step"):
             samples, labeled = self.batch(round, round.unlabeled)
             values = self.values(round, samples)
-            value = final_value(values, samples.response_mask, self.settings.final_value)
-            share = samples.align(round.unlabeled, vote_share(round.unlabeled))
+            voters = round.unlabeled.by_session()  # an agent loop may have stored several outputs of a response
+            share = samples.align(voters, vote_share(voters))
             weight = self.options.critic_share
-            reward = weight * value + (1 - weight) * share
+            reward = weight * self.final_value(samples, values) + (1 - weight) * share
             return self.improve(round, samples, reward, values, labeled)
 
 

@@ -106,29 +106,34 @@ def advantage(values: Tensor, reward: Tensor, response_mask: Tensor, *, whiten_a
     return whiten(credit, response_mask) if whiten_advantage else credit
 
 
-def group_advantage(reward: Tensor, groups: Sequence[Hashable], response_mask: Tensor) -> Tensor:
+def group_advantage(
+    reward: Tensor, groups: Sequence[Hashable], response_mask: Tensor, sessions: Sequence[Hashable] | None = None
+) -> Tensor:
     """(R - mean) / (std + 1e-6) over the responses to one prompt, the same for all tokens (GRPO, arXiv 2402.03300).
 
     The standard deviation is the unbiased one, and a prompt with one response keeps R itself, both as in verl.
 
     Args:
-        reward: (B,) float, R of each response.
+        reward: (B,) float, R of each response; the same on all rows of a session.
         groups: (B,) prompt of each response, hashable.
         response_mask: (B, T), 1 on the policy's own tokens.
+        sessions: (B,) session of each row: however many rows it has, it is one response. None: every row is its own.
 
     Returns:
         (B, T) dtype of ``reward``, zero outside the mask.
     """
     valid = response_mask.bool()
-    by_prompt: dict[Hashable, list[int]] = defaultdict(list)
-    for row, (prompt, has_token) in enumerate(zip(groups, valid.any(dim=1).tolist(), strict=True)):
+    sessions = range(len(reward)) if sessions is None else sessions
+    by_prompt: dict[Hashable, dict[Hashable, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for row, (prompt, session, has_token) in enumerate(zip(groups, sessions, valid.any(dim=1).tolist(), strict=True)):
         if has_token:
-            by_prompt[prompt].append(row)
+            by_prompt[prompt][session].append(row)
     score = torch.zeros_like(reward)
-    for rows in by_prompt.values():
-        group = reward[rows]
-        mean, std = (group.mean(), group.std()) if len(rows) > 1 else (0.0, 1.0)
-        score[rows] = (group - mean) / (std + GROUP_STD_EPS)
+    for outputs in by_prompt.values():
+        group = reward[[rows[0] for rows in outputs.values()]]
+        mean, std = (group.mean(), group.std()) if len(group) > 1 else (0.0, 1.0)
+        rows = [row for of_session in outputs.values() for row in of_session]
+        score[rows] = (reward[rows] - mean) / (std + GROUP_STD_EPS)
     return torch.where(valid, score[:, None], 0)
 
 

@@ -23,7 +23,12 @@ Ids = Tensor | npt.NDArray[np.generic] | Sequence[Hashable]
 
 
 def em_token_advantage(
-    values: Tensor, token_level_rewards: Tensor, response_mask: Tensor, is_labeled: Flags
+    values: Tensor,
+    token_level_rewards: Tensor,
+    response_mask: Tensor,
+    is_labeled: Flags,
+    *,
+    final: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """``em_token``: R - b_t, whitened jointly over the valid tokens of labelled and unlabelled rows.
 
@@ -32,6 +37,7 @@ def em_token_advantage(
         token_level_rewards: (B, T) float; a labelled row's R is its sum.
         response_mask: (B, T), 1 on the policy's own tokens.
         is_labeled: (B,).
+        final: (B,) R of unlabelled rows; by default the last valid entry of their own ``values``.
 
     Returns:
         advantages: (B, T). Entries outside the mask are *not* zero: like the official code, which does not mask after
@@ -39,7 +45,7 @@ def em_token_advantage(
         returns: (B, T), R on valid tokens, zero elsewhere.
     """
     valid = response_mask.bool()
-    reward = _reward(values, token_level_rewards, valid, is_labeled)
+    reward = _reward(values, token_level_rewards, valid, is_labeled, final)
     returns = torch.where(valid, reward[:, None], 0)
     credit = torch.where(valid, returns - values, 0)
     mean, variance = masked_moments(credit, valid)
@@ -48,7 +54,14 @@ def em_token_advantage(
 
 
 def em_outcome_advantage(
-    values: Tensor, token_level_rewards: Tensor, response_mask: Tensor, is_labeled: Flags, uid: Ids
+    values: Tensor,
+    token_level_rewards: Tensor,
+    response_mask: Tensor,
+    is_labeled: Flags,
+    uid: Ids,
+    *,
+    final: Tensor | None = None,
+    sessions: Sequence[Hashable] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """``em``: GRPO over each prompt's responses, with the final value as the reward of unlabelled rows.
 
@@ -60,6 +73,8 @@ def em_outcome_advantage(
         response_mask: (B, T), 1 on the policy's own tokens.
         is_labeled: (B,).
         uid: (B,) prompt of each row.
+        final: as above.
+        sessions: (B,) as in :func:`~tempo_verl.algo.advantage.group_advantage`.
 
     Returns:
         advantages: (B, T), constant along a response, zero outside the mask.
@@ -67,14 +82,15 @@ def em_outcome_advantage(
             zero outside the mask.
     """
     valid = response_mask.bool()
-    reward = _reward(values, token_level_rewards, valid, is_labeled)
+    reward = _reward(values, token_level_rewards, valid, is_labeled, final)
     labeled = _flags(is_labeled, values)
     returns = torch.where(valid, torch.where(labeled[:, None], reward[:, None], values), 0)
     reward = torch.where(labeled, reward, reward.clamp(-1, 1))
-    prompts = _as_list(uid)
-    sizes = Counter(prompt for prompt, real in zip(prompts, valid.any(dim=1).tolist(), strict=True) if real)
+    prompts, sessions = _as_list(uid), range(len(reward)) if sessions is None else sessions
+    rows = zip(prompts, sessions, valid.any(dim=1).tolist(), strict=True)
+    sizes = Counter(prompt for prompt, _ in {(prompt, session) for prompt, session, real in rows if real})
     alone = torch.tensor([sizes[prompt] < 2 for prompt in prompts], device=values.device)
-    advantages = group_advantage(reward, prompts, response_mask)
+    advantages = group_advantage(reward, prompts, response_mask, sessions)
     return torch.where(alone[:, None], 0, advantages), returns
 
 
@@ -165,10 +181,13 @@ def _aggregate(error: Tensor, mask: Tensor, loss_agg_mode: str) -> Tensor:
     )
 
 
-def _reward(values: Tensor, token_level_rewards: Tensor, valid: Tensor, is_labeled: Flags) -> Tensor:
+def _reward(
+    values: Tensor, token_level_rewards: Tensor, valid: Tensor, is_labeled: Flags, final: Tensor | None
+) -> Tensor:
     """(B,) R: the true reward on labelled rows, the last valid entry of ``values``, V(x, y_1:T-1), on the others."""
-    # A dummy V(x, y_1:T), which before_last_token never reads, completes verl's T columns.
-    final = final_value(torch.nn.functional.pad(values, (0, 1)), valid, "before_last_token")
+    if final is None:
+        # A dummy V(x, y_1:T), which before_last_token never reads, completes verl's T columns.
+        final = final_value(torch.nn.functional.pad(values, (0, 1)), valid, "before_last_token")
     true_reward = _masked_sum(token_level_rewards, valid).to(values.dtype)
     return torch.where(_flags(is_labeled, values), true_reward, final)
 

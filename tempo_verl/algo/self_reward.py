@@ -7,14 +7,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from tempo_verl.algo.evaluation import majority_vote
-
-Equivalent = Callable[[str, str], bool | None]  # None: nobody knows, which counts as different
 
 
 def majority_reward(
@@ -23,7 +21,7 @@ def majority_reward(
     """1 for the answers that equal the majority's of their prompt, else 0 (TTRL, arXiv 2504.16084).
 
     Args:
-        answers: (N,) normalised answers. None never wins, and never is right.
+        answers: (N,) answers, in one spelling for those that are the same. None never wins, and never is right.
         prompts: (N,) prompt of each answer.
         voters: (N,) which answers vote; all by default.
 
@@ -40,55 +38,27 @@ def majority_reward(
     return np.array(reward, dtype=np.float32), majority
 
 
-def clusters(answers: Iterable[str | None], equivalent: Equivalent) -> list[int]:
-    """Number of the cluster of each answer, counted from 0 in order of appearance.
-
-    An answer joins the first cluster whose first member it is equivalent to; a missing one is a cluster of its own.
-    """
-    first: list[str | None] = []
-    labels = []
-    for answer in answers:
-        label = next(
-            (
-                number
-                for number, member in enumerate(first)
-                if answer is not None and member is not None and (member == answer or equivalent(member, answer))
-            ),
-            len(first),
-        )
-        if label == len(first):
-            first.append(answer)
-        labels.append(label)
-    return labels
-
-
 def cluster_reward(
-    answers: Sequence[str | None],
-    prompts: Sequence[Hashable],
-    equivalent: Callable[[Hashable], Equivalent],
-    over: Callable[..., Iterable[list[int]]] = map,
+    answers: Sequence[str | None], prompts: Sequence[Hashable]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Share of a prompt's answers that are in the same cluster (EMPO, arXiv 2504.05812).
+    """Share of a prompt's answers that are the same (EMPO, arXiv 2504.05812). A missing answer is alone.
 
     Args:
-        answers: (N,) answers.
+        answers: (N,) answers, in one spelling for those that are the same.
         prompts: (N,) prompt of each answer.
-        equivalent: prompt -> how its answers are compared, ``equivalent(prompt)(first, second)``.
-        over: goes over the prompts as ``map`` does, in order.
 
     Returns:
-        (N,) rewards in (0, 1], and (N,) cluster numbers within each prompt.
+        (N,) rewards in (0, 1], and (N,) cluster numbers within each prompt, in order of appearance.
     """
     rows: dict[Hashable, list[int]] = defaultdict(list)
     for row, prompt in enumerate(prompts):
         rows[prompt].append(row)
     reward, labels = np.zeros(len(answers), dtype=np.float32), np.zeros(len(answers), dtype=np.int64)
-
-    def labels_of(prompt: Hashable) -> list[int]:
-        return clusters((answers[row] for row in rows[prompt]), equivalent(prompt))
-
-    for group, found in zip(rows.values(), over(labels_of, list(rows)), strict=True):
-        labels[group] = found
+    for group in rows.values():
+        numbers: dict[Hashable, int] = {}
+        for row in group:
+            answer = answers[row]
+            labels[row] = numbers.setdefault(row if answer is None else answer, len(numbers))
         sizes = np.bincount(labels[group])
         reward[group] = sizes[labels[group]] / len(group)
     return reward, labels

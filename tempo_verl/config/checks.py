@@ -52,8 +52,6 @@ WITHOUT_EFFECT = (
     ("algorithm.adv_estimator", "gae", "the advantage is TEMPO's own"),
     ("algorithm.use_pf_ppo", False, "samples are not drawn by preference: the advantage is TEMPO's own"),
     ("algorithm.filter_groups.enable", False, "prompts that are all right or all wrong calibrate the critic as well"),
-    ("algorithm.rollout_correction.rollout_is", None, "rollouts are on-policy"),
-    ("algorithm.rollout_correction.rollout_rs", None, "rollouts are on-policy"),
     ("critic.ppo_epochs", 1, "use tempo.calibration.epochs"),
     ("critic.ppo_micro_batch_size", None, "use critic.ppo_micro_batch_size_per_gpu"),
     ("critic.ulysses_sequence_parallel_size", 1, "use critic.fsdp.ulysses_sequence_parallel_size"),
@@ -93,6 +91,7 @@ def check(config: DictConfig) -> None:
     check_paths(config)
     check_start(config, method.settings)
     _check_algorithm(config, method)
+    _check_rollout_correction(config)
     _check_calibration(config, method)
     _check_layout(config)
     _check_batches(config, method)
@@ -144,6 +143,49 @@ def _check_algorithm(config: DictConfig, method: Method) -> None:
         rate = OmegaConf.select(config, field)
         if not isinstance(rate, int | float) or rate < 0:
             raise UserError(f"{field}={written(rate)} must be a number, 0 or more")
+
+
+def _check_rollout_correction(config: DictConfig) -> None:
+    """What verl would find out in the first update, or not at all."""
+    field, correction = "algorithm.rollout_correction", config.algorithm.rollout_correction
+    bypass, loss = correction.bypass_mode, config.actor_rollout_ref.actor.policy_loss.loss_mode
+    asked = [name for name in ("rollout_is", "rollout_rs") if correction[name] is not None]
+    if (asked or bypass) and not config.actor_rollout_ref.rollout.calculate_log_probs:
+        raise UserError(
+            f"{field}.{asked[0] if asked else 'bypass_mode'} needs the inference engine's log-probabilities; set "
+            "actor_rollout_ref.rollout.calculate_log_probs=true"
+        )
+    if bypass and asked and loss != "bypass_mode":
+        raise UserError(
+            f"{field}.{asked[0]}={correction[asked[0]]} would have no effect with bypass_mode=true and this loss; set "
+            "it to null, or actor_rollout_ref.actor.policy_loss.loss_mode=bypass_mode"
+        )
+    if loss == "bypass_mode" and not (bypass and asked):
+        raise UserError(
+            f"actor_rollout_ref.actor.policy_loss.loss_mode=bypass_mode is for {field}.bypass_mode=true with "
+            "rollout_is or rollout_rs; set them, or choose another loss"
+        )
+    if bypass and correction.rollout_is is not None and correction.loss_type == "ppo_clip":
+        raise UserError(
+            f"{field}.rollout_is={correction.rollout_is} would have no effect with bypass_mode=true and "
+            "loss_type=ppo_clip, whose ratio is to the inference engine's probabilities already; set it to null, or "
+            "loss_type=reinforce"
+        )
+    if not asked:
+        return
+    import torch
+    from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_and_rejection_mask
+
+    names = ("rollout_is", "rollout_is_threshold", "rollout_is_batch_normalize", "rollout_rs", "rollout_rs_threshold")
+    token = torch.zeros(1, 1)
+    try:
+        weights, _, _ = compute_rollout_correction_and_rejection_mask(
+            token, token, torch.ones(1, 1), **{name: correction[name] for name in names}
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{field}: {str(error).splitlines()[0]}") from error
+    if correction.rollout_is is not None and weights is None:
+        raise UserError(f"{field}.rollout_is_threshold={written(correction.rollout_is_threshold)} must be a number")
 
 
 def _check_calibration(config: DictConfig, method: Method) -> None:

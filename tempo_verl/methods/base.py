@@ -62,6 +62,9 @@ class Plan:
 class Samples(Protocol):
     """Rollouts of one stream, in a fixed row order: B rows of up to T tokens.
 
+    A row is one output of an agent-loop session. Most sessions have one; a loop of several turns may have more. A
+    session is one response: it has one answer, one verdict and one reward, those of its last output.
+
     The trainer may have added synthetic rows, which make a batch divisible: ``real`` is False there, their mask is 0.
     """
 
@@ -76,16 +79,30 @@ class Samples(Protocol):
         """(B,) the uid of each row's prompt; responses to one prompt share it."""
 
     @property
+    def sessions(self) -> list[str]:
+        """(B,) the session of each row; the outputs of one session share it."""
+
+    @property
+    def ends(self) -> np.ndarray:
+        """(B,) bool, True on the last output of each session: one row for each response, and no synthetic one."""
+
+    @property
     def response_mask(self) -> Tensor:
         """(B, T) int64, 1 on the policy's own tokens."""
 
     @property
     def verdicts(self) -> Tensor:
-        """(B,) float, the verifier's c(x, y) in {0, 1}. Raises ``KeyError`` for rows that came without an answer."""
+        """(B,) float, the verifier's c(x, y) in {0, 1} of each row's session.
+
+        Raises ``KeyError`` for rows that came without an answer.
+        """
 
     @property
     def answers(self) -> list[str | None]:
-        """(B,) what each response answers, None if nothing was found."""
+        """(B,) what each row's session answers, None if nothing was found.
+
+        Answers to one prompt that say the same are spelled alike (``tempo_verl.rewards.groups``).
+        """
 
     @property
     def styles(self) -> list[str]:
@@ -94,11 +111,17 @@ class Samples(Protocol):
     def rows(self, indices: np.ndarray) -> Samples:
         """Some of the rows, in the order of ``indices``."""
 
+    def by_session(self) -> Samples:
+        """One row for each session, its last output. Votes are counted on these."""
+
     def find(self, part: Samples) -> np.ndarray:
-        """Positions of the rows that are in ``part`` as well, in ascending order."""
+        """Positions of the rows whose session is in ``part`` as well, in ascending order."""
 
     def align(self, part: Samples, values: Tensor) -> Tensor:
-        """(B,) ``values``, one for each row of ``part``, at the same rows here; 0 on rows that ``part`` lacks."""
+        """(B,) ``values``, one for each row of ``part``, at the rows of the same sessions here; 0 on other rows.
+
+        Of a session with several outputs in ``part``, the value of the last one.
+        """
 
     def write(self, **fields: Tensor | list[Tensor]) -> None:
         """Store fields for the workers: a (B, ...) tensor as it is, a list of B tensors as a jagged one."""
@@ -176,7 +199,7 @@ class Trained:
     Attributes:
         samples: the rows that were trained on; verl logs their metrics.
         unlabeled: (N,) positions of the real unlabelled rows in them; None if the policy did not learn on D_U.
-        reward: (B,) R, without penalties.
+        reward: (B,) R of each row's session, without penalties.
         advantages: (B, T).
         values: (B, T + 1); None without a critic.
     """
@@ -274,13 +297,21 @@ class Method(ABC):
             values: (B, T + 1); None without a critic.
         """
         if self.settings.advantage == "group":
-            return group_advantage(reward, samples.prompts, samples.response_mask)
+            return group_advantage(reward, samples.prompts, samples.response_mask, samples.sessions)
         assert values is not None, "the checks refuse tempo.advantage=baseline without a critic"
         return advantage(values, reward, samples.response_mask, whiten_advantage=self.settings.whiten)
 
     def values(self, round: Round, samples: Samples) -> Tensor | None:
         """(B, T + 1) the critic's values in ``tempo.value_range``; None without a critic."""
         return None if round.critic is None else clip_values(round.critic.values(samples), self.settings.value_range)
+
+    def final_value(self, samples: Samples, values: Tensor) -> Tensor:
+        """(B,) V(x, y_1:T) at the end of each row's session (``tempo.final_value``); 0 on synthetic rows.
+
+        Args:
+            values: (B, T + 1).
+        """
+        return samples.align(samples, final_value(values, samples.response_mask, self.settings.final_value))
 
     def batch(self, round: Round, unlabeled: Samples) -> tuple[Samples, Samples | None]:
         """What the policy learns on: ``unlabeled``, and with ``tempo.actor_on_labeled`` the round's labelled rows too.

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from tempo_verl.algo.advantage import final_value
 from tempo_verl.methods.base import Method, Needs, Round, Trained
 
 
@@ -33,5 +32,4 @@ class FrozenCritic(Method):
         with round.log.time("m_step"):
             samples, guided = self.batch(round, round.unlabeled)
             values = self.values(round, samples)
-            reward = final_value(values, samples.response_mask, self.settings.final_value)
-            return self.improve(round, samples, reward, values, guided)
+            return self.improve(round, samples, self.final_value(samples, values), values, guided)

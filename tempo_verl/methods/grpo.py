@@ -24,6 +24,6 @@ class GRPO(Method):
     def step(self, round: Round) -> Trained:
         samples = round.labeled
         verdicts = samples.verdicts
-        round.log.metrics["tempo/labeled/accuracy"] = verdicts[torch.from_numpy(samples.real)].mean().item()
+        round.log.metrics["tempo/labeled/accuracy"] = verdicts[torch.from_numpy(samples.ends)].mean().item()
         self.learn(round, samples, verdicts, None)
         return Trained(samples)

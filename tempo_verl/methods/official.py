@@ -48,7 +48,7 @@ class Official(Method):
         kept = drawn.real
         if self.options.filter_groups:
             kept = kept & mixed_groups(outcome.numpy(), drawn.prompts)
-        round.log.metrics["tempo/labeled/kept"] = float(kept.sum() / drawn.real.sum())
+        round.log.metrics["tempo/labeled/kept"] = float(kept[drawn.ends].mean())
 
         labeled = drawn.rows(np.flatnonzero(kept))
         samples = round.policy.batch(round.unlabeled, labeled)
@@ -58,8 +58,9 @@ class Official(Method):
         is_labeled[samples.find(labeled)] = True
         reward = last_token_reward(samples.align(drawn, 2 * outcome - 1), mask)
         credit = em_outcome_advantage if self.options.advantage == "em" else em_token_advantage
-        groups = (samples.prompts,) if self.options.advantage == "em" else ()
-        advantages, returns = credit(values[:, :-1], reward, mask, is_labeled, *groups)
+        groups = {"uid": samples.prompts, "sessions": samples.sessions} if self.options.advantage == "em" else {}
+        final = samples.align(samples, final_value(values, mask, "before_last_token"))
+        advantages, returns = credit(values[:, :-1], reward, mask, is_labeled, final=final, **groups)
 
         samples.write(
             values=samples.unpadded(values[:, :-1]),
@@ -73,7 +74,7 @@ class Official(Method):
         samples.write(loss_mask=samples.unpadded(mask))
         round.policy.update(samples)
         unlabeled = samples.find(round.unlabeled)
-        return Trained(samples, unlabeled, final_value(values, mask, "before_last_token"), advantages, values)
+        return Trained(samples, unlabeled, final, advantages, values)
 
     def probability(self, values: Tensor, response_mask: Tensor) -> Tensor:
         """(B,) its critic is fitted to +1 and -1: (1 + V) / 2."""

@@ -28,11 +28,11 @@ class RandomReward(Method):
         if round.labeled is not None and round.critic is not None:
             with round.log.time("e_step"):
                 round.critic.measure(round.labeled)
-        drawn = round.unlabeled
+        drawn = round.unlabeled.by_session()
         with round.log.time("m_step"):
             rng = np.random.default_rng([self.settings.unlabeled.seed, round.number])
             chance = rng.random(len(drawn), dtype=np.float32)
-            samples, guided = self.batch(round, drawn)
+            samples, guided = self.batch(round, round.unlabeled)
             values = self.values(round, samples)
             reward = samples.align(drawn, torch.from_numpy(chance))
             return self.improve(round, samples, reward, values, guided)

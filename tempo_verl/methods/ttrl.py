@@ -42,12 +42,12 @@ class TTRL(Method):
     labels_by_vote = True
 
     def step(self, round: Round) -> Trained:
-        voters = round.unlabeled
+        voters = round.unlabeled.by_session()
         with round.log.time("m_step"):
             votes, _ = majority_reward(voters.answers, voters.prompts)
             round.log.metrics["tempo/unlabeled/majority_ratio"] = mean_by_prompt(votes, voters.prompts)
-            kept = first_samples(voters.prompts, self.options.n_train)
-            samples, guided = self.batch(round, voters.rows(kept))
+            kept = voters.rows(first_samples(voters.prompts, self.options.n_train))
+            samples, guided = self.batch(round, round.unlabeled.rows(round.unlabeled.find(kept)))
             reward = samples.align(voters, torch.from_numpy(votes))
             return self.improve(round, samples, reward, None, guided)
 

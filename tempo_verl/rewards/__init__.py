@@ -15,14 +15,16 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
 from tempo_verl.errors import UserError
 from tempo_verl.rewards import answers, choice, grid, grouping, mathematics
 from tempo_verl.rewards.extraction import final_answer
-from tempo_verl.rewards.process import VerifierFailure, workers
+from tempo_verl.rewards.process import VerifierFailure, most, workers
 from tempo_verl.rewards.thinking import answer_part
 
 logger = logging.getLogger(__name__)
@@ -146,6 +148,33 @@ def groups(
         return mathematics.equivalent(first, second, timeout)
 
     return grouping.group(answers, style, equal, options)
+
+
+def one_spelling(
+    answers: Sequence[str | None], prompts: Sequence[str], styles: Sequence[str], *, timeout: float = SECONDS
+) -> list[str | None]:
+    """Each answer in the spelling that is the most frequent of its group among its prompt's answers.
+
+    Args:
+        answers: (N,) as they were extracted.
+        prompts: (N,) the prompt of each.
+        styles: (N,) the verifier of each.
+        timeout: seconds for one comparison.
+    """
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row, prompt in enumerate(prompts):
+        rows[prompt].append(row)
+
+    def of_prompt(prompt: str) -> list[str | None]:
+        given = [answers[row] for row in rows[prompt]]
+        return grouping.representatives(given, groups(given, styles[rows[prompt][0]], timeout=timeout))
+
+    found: list[str | None] = [None] * len(answers)
+    with ThreadPoolExecutor(most()) as threads:  # a comparison waits for a child process
+        for prompt, spelled in zip(rows, threads.map(of_prompt, rows), strict=True):
+            for row, answer in zip(rows[prompt], spelled, strict=True):
+                found[row] = answer
+    return found
 
 
 def check_ground_truth(ground_truth: str, style: str = "math", *, timeout: float = SECONDS) -> str | None:

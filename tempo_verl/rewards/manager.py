@@ -13,7 +13,7 @@ from tempo_verl.rewards import SECONDS, score, style_of
 
 
 class TempoRewardManager(RewardManagerBase):
-    """Runs in verl's reward workers, one response at a time.
+    """Runs in verl's reward workers, one response at a time: the last output of an agent-loop session.
 
     ``reward_extra_info`` holds for every row ``pred`` (the extracted answer, "" if there is none: verl votes on text),
     ``format`` (1 if it stands where it was asked for), ``verifier_error`` (why there is no verdict, else ""),
@@ -27,9 +27,9 @@ class TempoRewardManager(RewardManagerBase):
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
         item = data[-1]
-        response_ids = item.batch["responses"]
-        length = int(item.batch["attention_mask"][-response_ids.shape[-1] :].sum())
-        row = item.non_tensor_batch
+        response_ids, row = item.batch["responses"], item.non_tensor_batch
+        # verl's agent loop pads prompt and response of several outputs as one, so its mask does not tell the length
+        length = int(row.get("response_len", item.batch["attention_mask"][-response_ids.shape[-1] :].sum()))
         truth = row["reward_model"]["ground_truth"]
         style = style_of(row["reward_model"].get("style"), row.get("data_source"))
         result = await asyncio.to_thread(

@@ -16,6 +16,8 @@ import transfer_queue as tq
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 
+from tempo_verl.rewards import one_spelling
+
 IMAGES = "multi_modal_inputs"  # the only Python objects that a training worker reads
 # Fields that no pass of the policy, and none of the critic, reads. A worker cuts all that it is sent into mini-batches,
 # row by row, which for short responses takes longer than the model.
@@ -31,7 +33,7 @@ def as_jagged(rows: list[torch.Tensor]) -> torch.Tensor:
 
 @dataclass
 class Samples:
-    """Rollouts of one stream in a round, in a fixed row order.
+    """Rollouts of one stream in a round, in a fixed row order: the outputs of agent-loop sessions, mostly one of each.
 
     ``meta`` is what verl's worker groups take; rows are written back by its keys, so they are never reordered. verl may
     have appended synthetic rows to make the batch divisible: ``real`` is False there.
@@ -52,14 +54,22 @@ class Samples:
         """Samples of ``meta``, which knows of these rows, or of them and others."""
         return Samples(meta, self.known)
 
+    def by_session(self) -> Samples:
+        """One row for each session, its last output; no synthetic rows."""
+        return self if self.ends.all() else self.rows(np.flatnonzero(self.ends))
+
     def find(self, part: Samples) -> np.ndarray:
-        """Positions of the rows that are in ``part`` as well, in ascending order."""
-        return np.flatnonzero(np.isin(self.meta.keys, part.meta.keys))
+        """Positions of the rows whose session is in ``part`` as well, in ascending order."""
+        return np.flatnonzero(np.isin(self.sessions, part.sessions))
 
     def align(self, part: Samples, values: torch.Tensor) -> torch.Tensor:
-        """(B,) ``values``, one for each row of ``part``, at the same rows here; 0 on rows that ``part`` lacks."""
-        of_key = dict(zip(part.meta.keys, values.tolist(), strict=True))
-        return torch.tensor([of_key.get(key, 0.0) for key in self.meta.keys])
+        """(B,) ``values``, one for each row of ``part``, at the rows of the same sessions here; 0 on other rows.
+
+        Of a session with several outputs in ``part``, the value of the last one.
+        """
+        rows = zip(part.sessions, values.tolist(), part.ends, strict=True)
+        of_session = {session: value for session, value, last in rows if last}
+        return torch.tensor([of_session.get(session, 0.0) for session in self.sessions])
 
     def request(self, without: frozenset[str], **extra_info: Any) -> KVBatchMeta:
         """These rows and ``extra_info``, as the argument of a worker-group call that does not read ``without``."""
@@ -116,6 +126,21 @@ class Samples:
         return np.array([not tag.get("is_padding", False) for tag in self.meta.tags], dtype=bool)
 
     @cached_property
+    def sessions(self) -> list[str]:
+        """(B,) id of the agent-loop session of each row, ``{uid}_{session}``."""
+        return [key.rpartition("_")[0] for key in self.meta.keys]
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """(B,) bool, True on the last output of each session here; False on synthetic rows."""
+        last: dict[str, tuple[int, int]] = {}
+        for row, (key, session) in enumerate(zip(self.meta.keys, self.sessions, strict=True)):
+            last[session] = max(last.get(session, (-1, -1)), (int(key.rpartition("_")[2]), row))
+        ends = np.zeros(len(self), dtype=bool)
+        ends[[row for _, row in last.values()]] = True
+        return ends & self.real
+
+    @cached_property
     def _lengths(self) -> tuple[list[int], torch.Tensor]:
         rows = self.read_once("response_mask")
         return [len(row) for row in rows], torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
@@ -145,10 +170,11 @@ class Samples:
         """(B,) float32 c(x, y) in {0, 1} as the verifier found it. A row without a verdict is a ``KeyError``."""
         return torch.tensor([float(info["acc"]) for info in self.reward_info])
 
-    @property
+    @cached_property
     def answers(self) -> list[str | None]:
-        """(B,) what each response answers, None if nothing was found."""
-        return [info["pred"] or None for info in self.reward_info]
+        """(B,) what each row's session answers, None if nothing was found; one spelling for what says the same."""
+        found = [info["pred"] or None for info in self.reward_info]
+        return one_spelling(found, self.prompts, self.styles)
 
     @property
     def styles(self) -> list[str]:
@@ -175,15 +201,9 @@ def final_values_of(full: torch.Tensor, response_lengths: list[int]) -> torch.Te
 
 
 def select(meta: KVBatchMeta, prompts: set[str]) -> Samples:
-    """The rows of a batch that answer one of ``prompts`` (uids), by prompt and sample, not by when they were ready."""
+    """The rows of a batch that answer one of ``prompts`` (uids), by prompt, session and output."""
     found = [key for key in meta.keys if key.split("_")[0] in prompts]
     return Samples(meta.select_keys(sorted(found, key=_in_order)))
-
-
-def last_outputs(samples: Samples) -> Samples:
-    """Of rows as :func:`select` orders them, the last output of each sample: an agent loop may store several."""
-    last = {key.rpartition("_")[0]: key for key in samples.meta.keys}
-    return Samples(samples.meta.select_keys(list(last.values())))
 
 
 def concatenate(*parts: Samples) -> Samples:

@@ -33,8 +33,8 @@ class Critic:
     def measure(self, samples: Samples) -> torch.Tensor:
         """Values as above. How well they agree with the verdicts of labelled ``samples`` is logged."""
         values = self.values(samples)
-        score = self._method.probability(values, samples.response_mask).numpy()[samples.real]
-        correct = samples.verdicts.numpy()[samples.real]
+        score = self._method.probability(values, samples.response_mask).numpy()[samples.ends]
+        correct = samples.verdicts.numpy()[samples.ends]
         self._log.metrics.update(labeled_metrics(score, correct))
         keys = np.array(samples.meta.keys, dtype=str)[samples.real]
         self._log.arrays.update(labeled_key=keys, labeled_value=score, labeled_correct=correct)

@@ -13,6 +13,7 @@ from tempo_verl.algo.advantage import final_value
 from tempo_verl.algo.calibration import calibration_metrics, position_mask
 from tempo_verl.algo.evaluation import distinct_answers, question_measures
 from tempo_verl.methods import Trained
+from tempo_verl.rewards import one_spelling
 from tempo_verl.trainer.log import Log
 
 
@@ -41,7 +42,7 @@ def measure_policy(trained: Trained, has_entropy: bool, log: Log) -> None:
     rows, samples = trained.unlabeled, trained.samples
     if rows is None:
         return
-
+    ends = rows[samples.ends[rows]]  # one row a session
     no_others = np.array_equal(rows, np.arange(len(samples)))
 
     def those(tensor: torch.Tensor) -> torch.Tensor:
@@ -52,17 +53,17 @@ def measure_policy(trained: Trained, has_entropy: bool, log: Log) -> None:
     values = None if trained.values is None else those(trained.values)
     if all("pred" in info for info in samples.reward_info):  # else another reward manager is in use
         every = samples.answers
-        answers = [every[row] for row in rows]
+        answers = [every[row] for row in ends]
     entropy = those(samples.read("entropy")["entropy"].to_padded_tensor(0.0)) if has_entropy else None
     log.metrics.update(
         unlabeled_metrics(
-            reward=reward,
-            first_baseline=None if values is None else values[:, 0],
+            reward=trained.reward[ends],
+            baseline_error=None if values is None else reward - values[:, 0],
             advantages=advantages,
             response_mask=mask,
             entropy=entropy,
             answers=answers,
-            prompts=[samples.prompts[row] for row in rows],
+            prompts=[samples.prompts[row] for row in ends],
         )
     )
     if entropy is None and "actor/entropy_loss" in log.metrics:
@@ -110,26 +111,26 @@ def row_summaries(
 def unlabeled_metrics(
     *,
     reward: torch.Tensor,
-    first_baseline: torch.Tensor | None,
+    baseline_error: torch.Tensor | None,
     advantages: torch.Tensor,
     response_mask: torch.Tensor,
     entropy: torch.Tensor | None,
     answers: Sequence[str | None] | None,
     prompts: Sequence[str],
 ) -> dict[str, float]:
-    """What the policy is trained on in this round; real rows only.
+    """What the policy is trained on in this round: S sessions of N rows, real ones only.
 
     Args:
-        reward: (N,) R.
-        first_baseline: (N,) V(x), the critic's guess before the response; None without a critic.
+        reward: (S,) R.
+        baseline_error: (N,) R - V(x), V(x) the critic's guess before the row; None without a critic.
         advantages, response_mask: (N, T); the advantages as the actor sees them.
         entropy: (N, T) policy entropy in nats, or None if it was not computed.
-        answers: extracted answers; None if the reward manager in use does not tell them.
-        prompts: uid of each row's prompt.
+        answers: (S,) extracted answers; None if the reward manager in use does not tell them.
+        prompts: (S,) uid of each session's prompt.
 
     Returns:
-        ``baseline_error`` is the root mean square of R - V(x); ``distinct_answers`` is the mean over prompts of the
-        number of different answers among its responses.
+        ``baseline_error`` is the root mean square of R - V(x); ``response_length`` counts the policy's own tokens of a
+        session; ``distinct_answers`` is the mean over prompts of the number of different answers among its responses.
     """
     if len(reward) == 0:
         return {}
@@ -138,10 +139,10 @@ def unlabeled_metrics(
         "reward_mean": reward.mean().item(),
         "reward_std": reward.std(unbiased=False).item(),
         "advantage_positive": (advantages[mask] > 0).float().mean().item(),
-        "response_length": mask.sum(-1).float().mean().item(),
+        "response_length": (mask.sum().float() / len(reward)).item(),
     }
-    if first_baseline is not None:
-        metrics["baseline_error"] = (reward - first_baseline).square().mean().sqrt().item()
+    if baseline_error is not None:
+        metrics["baseline_error"] = baseline_error.square().mean().sqrt().item()
     if answers is not None:
         by_prompt: dict[str, list[str | None]] = defaultdict(list)
         for prompt, answer in zip(prompts, answers, strict=True):
@@ -185,11 +186,13 @@ def validation_metrics(
     Args:
         data_sources, prompts: one entry a sample; ``prompts`` are uids.
         found: what the reward manager found out, one entry a sample: ``acc`` (or ``reward``), 0 or 1; ``pred``, the
-            answer; ``verifier_error``, see :func:`verifier_metrics`.
+            answer; ``style``, its verifier; ``verifier_error``, see :func:`verifier_metrics`.
         expected: (data source, prompt) -> samples asked for; one that failed counts as wrong.
     """
     correct = found.get("acc") or found["reward"]
     answers = [answer or None for answer in found.get("pred") or [None] * len(correct)]
+    if found.get("style"):
+        answers = one_spelling(answers, prompts, found["style"])
     questions: dict[str, dict[str, list[tuple[float, str | None]]]] = defaultdict(lambda: defaultdict(list))
     for source, prompt, right, answer in zip(data_sources, prompts, correct, answers, strict=True):
         questions[source][prompt].append((right, answer))

@@ -29,19 +29,25 @@ class Policy:
         return self._port.balanced(concatenate(*parts), self._multiple(), self._log, "global_seqlen", *readers)
 
     def penalties(self, samples: Samples) -> torch.Tensor:
-        """(B,) penalties for the policy alone: neither the critic's target nor any accuracy knows of them."""
+        """(B,) penalties for the policy alone: neither the critic's target nor any accuracy knows of them.
+
+        A session is as long as its longest output.
+        """
         shaping, limit = self._method.settings.shaping, self._port.config.data.max_response_length
         total = torch.zeros(len(samples))
         if not shaping.configured:
             return total
-        lengths = samples.response_mask.sum(-1)
+        own, longest = samples.response_mask.sum(-1).tolist(), dict.fromkeys(samples.sessions, 0)
+        for session, tokens in zip(samples.sessions, own, strict=True):
+            longest[session] = max(longest[session], tokens)
+        lengths = torch.tensor([longest[session] for session in samples.sessions])
         formatted = torch.tensor([info["format"] for info in samples.reward_info])
         for name, term in {
             "format": format_penalty(formatted, shaping.format_penalty),
             "overlong": overlong_penalty(lengths, limit, shaping.overlong_buffer, shaping.overlong_penalty),
             "length": length_penalty(lengths, limit, shaping.length_penalty),
         }.items():
-            self._log.metrics[f"tempo/shaping/{name}"] = term[torch.from_numpy(samples.real)].mean().item()
+            self._log.metrics[f"tempo/shaping/{name}"] = term[torch.from_numpy(samples.ends)].mean().item()
             total += term
         return total
 

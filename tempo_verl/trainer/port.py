@@ -22,6 +22,7 @@ from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_
 
 from tempo_verl.config.layout import Role, roles
 from tempo_verl.trainer.batch import NOT_FOR_ACTOR, NOT_FOR_CRITIC, Samples, final_values_of, select
+from tempo_verl.trainer.correction import corrects, rollout_correction
 from tempo_verl.trainer.log import Log
 
 if TYPE_CHECKING:
@@ -155,19 +156,43 @@ class Port:
     # ------------------------------------------------------------------ the policy
 
     def update_actor(self, samples: Samples, log: Log) -> None:
-        """verl's old and reference log-probabilities, and its actor update on the stored advantages."""
+        """verl's old and reference log-probabilities, and its actor update on the stored advantages.
+
+        With ``algorithm.rollout_correction`` the update weighs or rejects tokens. Metrics are of all tokens.
+        """
+        mask, correction = samples.response_mask, self.config.algorithm.rollout_correction
         with log.time("old_log_prob"):
             self._old_log_prob(samples.request(NOT_FOR_ACTOR), metrics=log.metrics)
+            if corrects(correction):
+                self._correct_rollout(samples, correction, log)
         if self._use_reference:
             with log.time("ref"):
                 self._ref_log_prob(samples.request(NOT_FOR_ACTOR), metrics=log.metrics)
         with log.time("update_actor"):
             self._update_actor(samples.request(NOT_FOR_ACTOR), metrics=log.metrics)
+        if corrects(correction) and correction.rollout_rs is not None:
+            samples.write(response_mask=samples.unpadded(mask))
+
+    def _correct_rollout(self, samples: Samples, correction: DictConfig, log: Log) -> None:
+        """Store the weights and the mask that the actor's loss reads.
+
+        The loss is divided by the sum of ``loss_mask``, which stays: a rejected token counts as 0 in the mean, as in
+        verl's own trainer, and a mini-batch that is rejected as a whole changes nothing.
+        """
+        stored = samples.read("old_log_probs", "rollout_log_probs").to_padded_tensor()
+        fields, metrics = rollout_correction(
+            stored["old_log_probs"],
+            stored["rollout_log_probs"],
+            samples.response_mask,
+            correction,
+        )
+        log.metrics.update(metrics)
+        samples.write(**{name: samples.unpadded(field) for name, field in fields.items()})
 
     @property
     def computes_entropy(self) -> bool:
         """Whether old log-probabilities, and with them the entropy, are computed (``bypass_mode`` is off)."""
-        return not (self.config.algorithm.get("rollout_correction") or {}).get("bypass_mode", False)
+        return not self.config.algorithm.rollout_correction.bypass_mode
 
     @property
     def _temperature(self) -> float:

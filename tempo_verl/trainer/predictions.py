@@ -20,7 +20,7 @@ from tempo_verl.evaluation.answers import write_predictions
 from tempo_verl.evaluation.questions import Question, aligned, evenly_spaced, load_questions, question_of
 from tempo_verl.evaluation.samples import Sample
 from tempo_verl.methods import Method
-from tempo_verl.trainer.batch import Samples, clear, last_outputs
+from tempo_verl.trainer.batch import Samples, clear
 from tempo_verl.trainer.log import Log
 from tempo_verl.trainer.port import Port
 
@@ -109,7 +109,7 @@ class Predictions:
             asked = {int(row): questions[int(row)] for row in batch_rows}
             uids = port.submit(batch_of(rows, list(asked), [f"predict-{index}" for index in asked]), number, n)
             (found,), _ = port.collect(number, uids)
-            drawn = last_outputs(found)
+            drawn = found.by_session()
             clear([found], but=drawn)
             if port.has_critic:
                 port.sleep_engine()  # the critic needs its memory, as in a round
@@ -125,17 +125,19 @@ class Predictions:
         values: list[Any] = [None] * len(drawn)
         if port.has_critic:
             values = self._method.probability(port.values(drawn), drawn.response_mask).tolist()
+        known = all("pred" in info for info in drawn.reward_info)  # else another reward manager is in use
         columns = zip(
             drawn.meta.keys,
             drawn.real,
             drawn.reward_info,
+            drawn.answers if known else [None] * len(drawn),
             map(port.reader(drawn), range(len(drawn))),
             drawn.response_lengths,
             values,
             strict=True,
         )
         samples = []
-        for key, real, info, response, length, value in columns:
+        for key, real, info, answer, response, length, value in columns:
             if not real:
                 continue
             uid, sample, _ = key.split("_")
@@ -149,7 +151,7 @@ class Predictions:
                     sample=int(sample),
                     seed=None,
                     response=response,
-                    answer=info.get("pred") or None,
+                    answer=answer,
                     correct=bool(info["acc"]) if verified else None,
                     formatted=bool(info.get("format")),
                     tokens=length,

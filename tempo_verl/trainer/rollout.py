@@ -64,7 +64,7 @@ class Rollout:
 
     def _check_verifier(self, name: str, samples: Samples, number: int, log: Log) -> None:
         """Failed checks count as wrong; above the limit the run stops, because then the verifier is broken."""
-        errors = [info.get("verifier_error", "") for info in samples.reward_info]
+        errors = [info.get("verifier_error", "") for info in samples.by_session().reward_info]
         log.metrics.update(prefixed(f"tempo/{name}", verifier_metrics(errors)))
         failed = [error for error in errors if error]
         limit = self._method.settings.verifier.max_error_share

@@ -66,13 +66,15 @@ class TempoTrainer(PPOTrainerSync):
         policy = Policy(self.port, self.method, log)
         checks = {}
         if unlabeled is not None:
-            checks = self.monitor.begin(unlabeled.meta.keys, partial(self.port.reader, unlabeled))
+            answered = unlabeled.by_session()
+            checks = self.monitor.begin(answered.meta.keys, partial(self.port.reader, answered))
 
         trained = self.method.step(Round(number, plan, labeled, unlabeled, critic, policy, log))
 
         measure_policy(trained, self.port.computes_entropy, log)
         if trained.unlabeled is not None:
-            rows, reward = trained.samples.rows(trained.unlabeled), trained.reward[trained.unlabeled]
+            rows = trained.samples.rows(trained.unlabeled).by_session()
+            reward = rows.align(trained.samples, trained.reward)
             correct = verdicts(checks, rows.meta.keys)
             log.metrics.update(self.monitor.metrics(correct, rows.prompts, reward.numpy()))
             log.arrays["unlabeled_correct"] = correct

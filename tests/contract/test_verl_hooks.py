@@ -43,7 +43,7 @@ from tempo_verl.errors import UserError
 from tempo_verl.launch import resolve_config
 from tempo_verl.methods import known
 from tempo_verl.trainer.arrivals import Arrivals
-from tempo_verl.trainer.batch import NOT_FOR_ACTOR, NOT_FOR_CRITIC, last_outputs, select
+from tempo_verl.trainer.batch import NOT_FOR_ACTOR, NOT_FOR_CRITIC, select
 from tempo_verl.trainer.critic_config import FSDPCriticConfig
 from tempo_verl.trainer.losses import LOSSES, clipped_value_loss, value_calibration_loss
 from tempo_verl.trainer.trainer import TempoTrainer
@@ -299,10 +299,17 @@ def test_no_pass_reads_what_it_is_not_sent() -> None:
     ):
         assert not read_by(engine) & (NOT_FOR_ACTOR | NOT_FOR_CRITIC)
     policy = read_by(verl.workers.utils.losses.ppo_loss)
-    assert {"old_log_probs", "advantages", "response_mask"} <= policy
+    assert {"old_log_probs", "advantages", "response_mask", "rollout_is_weights"} <= policy
     assert not policy & NOT_FOR_ACTOR
     assert not read_by(value_calibration_loss) & NOT_FOR_CRITIC
     assert read_by(clipped_value_loss) & NOT_FOR_CRITIC <= LOSSES["clipped"].reads
+
+
+def test_verls_own_trainer_corrects_rollouts_in_what_is_not_called_here() -> None:
+    source = inspect.getsource(PPOTrainer._compute_advantage)
+    assert "compute_rollout_correction_and_add_to_batch(data, rollout_corr_config)" in source
+    assert {"response_mask", "rollout_is_weights"} <= set(re.findall(r'fields\.append\("(\w+)"\)', source))
+    assert "loss_mask" not in source  # the loss is divided by all tokens, rejected ones too
 
 
 def test_rows_are_selected_by_key_with_their_tags() -> None:
@@ -317,7 +324,7 @@ def test_rows_are_selected_by_key_with_their_tags() -> None:
     ours = select(meta, {"a"}).meta
     assert ours.keys == ["a_0_0", "a_1_0"]
     several = KVBatchMeta(keys=["a_10_0", "a_2_10", "a_2_9"], tags=[{}] * 3, partition_id="train")
-    assert last_outputs(select(several, {"a"})).meta.keys == ["a_2_10", "a_10_0"]
+    assert select(several, {"a"}).meta.keys == ["a_2_9", "a_2_10", "a_10_0"]
     ours.extra_info["t"] = 2.0
     assert meta.extra_info == {"t": 1.0}
 

@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from harness import Evidence
-from transformers import AutoModelForTokenClassification
+from harness import Evidence, critics_values
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
 from tempo_verl.backends import batch_rollout
@@ -33,17 +32,6 @@ def train(tour, compose):
         return tour.leg(compose(options), moments=moments, rows=True)
 
     return run
-
-
-def critics_values(found: Evidence, number: int, moment: str) -> np.ndarray:
-    """(B, T + 1) V(x, y_1:t), t = 0..T, of the rows of the update by a plain forward pass, padded with 0."""
-    model = AutoModelForTokenClassification.from_pretrained(found.model(number, "critic", moment), dtype=torch.float32)
-    rows = found.rows[number]
-    values = np.zeros((len(rows["lengths"]), rows["mask"].shape[1] + 1))
-    with torch.inference_mode():
-        for row, (ids, length) in enumerate(zip(rows["input_ids"], rows["lengths"], strict=True)):
-            values[row, : length + 1] = model.eval()(input_ids=ids.unsqueeze(0)).logits[0, -(length + 1) :, 0]
-    return values
 
 
 def assert_grpo(found: Evidence) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tempo_verl.methods import Plan, Round
+from tempo_verl.rewards import one_spelling
 
 
 @dataclass
@@ -20,7 +21,7 @@ class FakeSamples:
     """Rows of one stream.
 
     Args:
-        keys: (B,) ``<prompt>_<sample>``.
+        keys: (B,) ``<prompt>_<session>``, or ``<prompt>_<session>_<output>``.
         mask: (B, T).
         correct: (B,) verdicts; None: the rows came without an answer.
         texts: (B,) answers.
@@ -45,6 +46,18 @@ class FakeSamples:
         return [key.split("_")[0] for key in self.keys]
 
     @property
+    def sessions(self) -> list[str]:
+        return ["_".join(key.split("_")[:2]) for key in self.keys]
+
+    @property
+    def ends(self) -> np.ndarray:
+        last = {session: max(key for key in self.keys if key.startswith(session)) for session in self.sessions}
+        return np.isin(self.keys, list(last.values())) & self.real
+
+    def by_session(self) -> FakeSamples:
+        return self.rows(np.flatnonzero(self.ends))
+
+    @property
     def response_mask(self) -> Tensor:
         return self.mask
 
@@ -56,11 +69,11 @@ class FakeSamples:
 
     @property
     def answers(self) -> list[str | None]:
-        return list(self.texts or [])
+        return one_spelling(self.texts or [], self.prompts, self.styles) if self.texts else []
 
     @property
     def styles(self) -> list[str]:
-        return ["exact"] * len(self)
+        return ["math"] * len(self)
 
     def rows(self, indices: np.ndarray) -> FakeSamples:
         def pick(values: list | None) -> list | None:
@@ -72,11 +85,12 @@ class FakeSamples:
         )  # fmt: skip
 
     def find(self, part: FakeSamples) -> np.ndarray:
-        return np.flatnonzero(np.isin(self.keys, part.keys))
+        return np.flatnonzero(np.isin(self.sessions, part.sessions))
 
     def align(self, part: FakeSamples, values: Tensor) -> Tensor:
-        of_key = dict(zip(part.keys, values.tolist(), strict=True))
-        return torch.tensor([of_key.get(key, 0.0) for key in self.keys])
+        last = part.ends
+        value_of = {name: value for name, value, end in zip(part.sessions, values.tolist(), last, strict=True) if end}
+        return torch.tensor([value_of.get(session, 0.0) for session in self.sessions])
 
     def unpadded(self, padded: Tensor) -> list[Tensor]:
         return [row[: int(length)] for row, length in zip(padded, self.mask.sum(-1), strict=True)]

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import random
+import threading
 
 import pytest
 
-from tempo_verl.rewards import grouping, groups, mathematics
+from tempo_verl.rewards import grouping, groups, mathematics, one_spelling, process
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,34 @@ def test_the_options_of_a_row_tell_which_text_is_which_letter() -> None:
 
 def test_comparisons_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(mathematics, "equivalent", lambda *pair: calls.append(pair))
+    monkeypatch.setattr(mathematics, "equivalent", lambda *pair: bool(calls.append(pair)))
     answers = [rf"f_{{{number}}}(x) = y" for number in range(64)]  # nothing but algebra tells these apart
     assert groups(answers) == list(range(64))
     assert len(calls) == grouping.MOST_COMPARISONS < 64 * 63 // 2
+
+
+def test_an_answer_that_gives_no_verdict_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def equivalent(first: str, second: str, timeout: float) -> bool | None:
+        calls.append((first, second))
+        return None if "bomb" in first + second else False
+
+    monkeypatch.setattr(mathematics, "equivalent", equivalent)
+    answers = ["bomb_{1}(x) = y", *(rf"f_{{{number}}}(x) = y" for number in range(5))]
+    assert groups(answers) == list(range(6))
+    assert sum("bomb" in first + second for first, second in calls) == grouping.MOST_FAILURES
+
+
+def test_each_prompt_has_its_own_spelling() -> None:
+    answers = ["1/2", "0.5", "0.5", "1/2", "1/2", None, "3"]
+    assert one_spelling(answers, list("aaabbbb"), ["math"] * 7) == ["0.5", "0.5", "0.5", "1/2", "1/2", None, "3"]
+    assert one_spelling([], [], []) == []
+
+
+def test_prompts_are_gone_over_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(process.PROCESSES, "2")
+    both = threading.Barrier(2, timeout=60)
+    monkeypatch.setattr(mathematics, "equivalent", lambda *pair: both.wait() is None)
+    answers = ["f(x) = y", "g(x) = y", "h(x) = y", "k(x) = y"]
+    assert one_spelling(answers, list("aabb"), ["math"] * 4) == answers

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import inspect
-import threading
 
 import numpy as np
 import pytest
@@ -12,10 +11,8 @@ import torch
 from fake_round import FakeRound, FakeSamples
 from fields import method_of
 
-from tempo_verl.algo.self_reward import clusters
-from tempo_verl.methods import Needs, empo, find, known
+from tempo_verl.methods import Needs, find, known
 from tempo_verl.methods.ttrl import first_samples
-from tempo_verl.rewards import process
 
 MASK = torch.tensor([[1, 1, 1], [1, 1, 0]])  # two responses, of 3 and 2 tokens
 
@@ -155,33 +152,13 @@ def test_empo_rewards_the_share_of_equivalent_answers() -> None:
     assert fake.log.metrics["tempo/unlabeled/clusters"] == 4.0  # "1", "2", and each missing one
 
 
-def test_empo_compares_the_answers_to_several_prompts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(process.PROCESSES, "2")
-    both = threading.Barrier(2, timeout=60)
-    monkeypatch.setattr(empo, "equivalent", lambda first, second, **_: both.wait() is None)  # none is the same
-    answers = FakeSamples(["a_0", "a_1", "b_0", "b_1"], torch.ones(4, 2, dtype=torch.int64), None, ["1", "2", "3", "4"])
-    trained = method_of("empo").step(FakeRound(None, answers, has_critic=False).round())
-    assert trained.reward.tolist() == [0.5] * 4
-
-
-def test_empo_gives_up_on_an_answer_that_gives_no_verdict() -> None:
-    asked = []
-
-    def equivalent(first: str, second: str) -> bool | None:
-        asked.append((first, second))
-        return None if "bomb" in (first, second) else first[0] == second[0]
-
-    answers = ["bomb", "a", "b", "a1", "a2", "b1", "bomb"]
-    assert clusters(answers, empo.Patient(equivalent)) == [0, 1, 2, 1, 1, 2, 0]
-    assert [pair for pair in asked if "bomb" in pair] == [("bomb", "a"), ("bomb", "b")]
-
-
-@pytest.mark.parametrize("answers", [3, 8])
-def test_at_most_one_comparison_fails_for_each_answer_to_a_prompt(answers: int) -> None:
-    asked = []
-    compare = empo.Patient(lambda first, second: asked.append((first, second)))
-    assert clusters(map(str, range(answers)), compare) == list(range(answers))
-    assert len(asked) <= answers
+@pytest.mark.parametrize("method", ["ttrl", "empo"])
+def test_spellings_of_one_answer_agree(method: str) -> None:
+    half = six(["1/2", "0.5", r"\frac{2}{4}", "3", "3", r"50\%"])
+    options = {"ttrl__n_votes": 6, "ttrl__n_train": 6} if method == "ttrl" else {}
+    trained = method_of(method, **options).step(FakeRound(None, half, has_critic=False).round())
+    same, other = (1, 0) if method == "ttrl" else (4 / 6, 2 / 6)
+    assert trained.reward.tolist() == pytest.approx([same, same, same, other, other, same])
 
 
 def test_random_rewards_are_the_same_for_seed_and_round() -> None:
@@ -252,3 +229,123 @@ def test_the_critic_of_official_is_told_of_as_a_probability() -> None:
     values = torch.tensor([[0.0, 0.0, -1.0, 9.0], [0.0, 0.5, 9.0, 9.0]])
     assert method_of("official").probability(values, MASK).tolist() == [0.0, 0.75]
     assert method_of("tempo").probability(values, MASK).tolist() == [9.0, 9.0]
+
+
+# ---------------------------------------------------------------------- sessions with several outputs
+
+
+def of_outputs(keys: list[str], **columns) -> FakeSamples:
+    """Rows of two tokens, those that end with a dash synthetic."""
+    genuine = [not key.endswith("-") for key in keys]
+    mask = torch.tensor([[1, 1] if real else [0, 0] for real in genuine])
+    return FakeSamples([key.rstrip("-") for key in keys], mask, genuine=genuine, **columns)
+
+
+# A session of two outputs, one of one and one of three, in an order that balancing may have made; a synthetic row.
+SPLIT = ["u0_0_1", "u0_1_0", "u0_2_0", "u0_0_0", "u0_2_2", "u0_2_1", "pad_0_0-"]
+FINAL = {"u0_0_1": 0.9, "u0_1_0": 0.4, "u0_2_0": 0.6, "u0_0_0": 0.1, "u0_2_2": 0.2, "u0_2_1": 0.7, "pad_0_0": 0.3}
+OF_SESSION = [0.9, 0.4, 0.2, 0.9, 0.2, 0.2, 0.0]  # the value after the session's last output, 0 on a synthetic row
+AFTER_SPLIT = {key: [0.5, 0.25, final] for key, final in FINAL.items()}
+ANSWERED = ["7", "8", "7", "7", "7", "7", None]  # verl writes a session's answer on each of its outputs
+
+
+def split(texts: list[str | None] = ANSWERED, correct: list[float] | None = None) -> FakeSamples:
+    return of_outputs(SPLIT, texts=list(texts), correct=correct)
+
+
+@pytest.mark.parametrize("name", ["tempo", "frozen_critic"])
+def test_the_value_after_the_last_output_rewards_all_outputs(name: str) -> None:
+    fake = FakeRound(None, split(), AFTER_SPLIT, AFTER_SPLIT)
+    trained = method_of(name, whiten=False).step(fake.round(label=False))
+    assert trained.reward.tolist() == pytest.approx(OF_SESSION)
+    assert trained.advantages.tolist() == [pytest.approx([r - 0.5, r - 0.25]) for r in OF_SESSION[:-1]] + [[0.0, 0.0]]
+    assert trained.unlabeled.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_verdict_on_a_session_is_the_target_of_all_its_outputs() -> None:
+    rows = of_outputs(["l0_0_0", "l0_0_1", "l1_0_0"], correct=[1.0, 1.0, 0.0])
+    values = {key: [0.5, 0.5, 0.5] for key in rows.keys} | AFTER_SPLIT
+    for name in ("tempo", "oracle", "ppo"):
+        fake = FakeRound(rows, split(correct=[0.0] * 7), values, values)
+        method_of(name, allow_labels_on_unlabeled=name == "oracle").step(fake.round())
+        assert fake.calls[1] == "fit 3 to [1.0, 1.0, 0.0]"
+
+
+def test_labelled_sessions_may_join_the_policys_loss() -> None:
+    rows = of_outputs(["l0_0_0", "l0_0_1", "l1_0_0"], correct=[1.0, 1.0, 0.0])
+    values = {key: [0.5, 0.25, 0.8] for key in rows.keys} | AFTER_SPLIT
+    fake = FakeRound(rows, split(), values, values)
+    trained = method_of("tempo", actor_on_labeled=True).step(fake.round())
+    assert trained.reward.tolist() == pytest.approx([*OF_SESSION, 1.0, 1.0, 0.0])
+    assert trained.unlabeled.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_session_has_one_vote_and_trains_with_all_its_outputs() -> None:
+    # by rows "7" would have one vote more than "8"; by sessions it has one less
+    keys = ["u0_0_0", "u0_0_1", "u0_0_2", "u0_0_3", "u0_1_0", "u0_1_1", "u0_2_0", "u0_2_1"]
+    fake = FakeRound(None, of_outputs(keys, texts=["7"] * 4 + ["8"] * 4), has_critic=False)
+    trained = method_of("ttrl", ttrl__n_votes=3, ttrl__n_train=2).step(fake.round())
+    assert trained.samples.keys == keys[:6]
+    assert trained.reward.tolist() == [0.0] * 4 + [1.0] * 2
+    assert fake.log.metrics["tempo/unlabeled/majority_ratio"] == pytest.approx(2 / 3)
+    size = 0.5 / (np.sqrt(0.5) + 1e-6)  # of rewards 0 and 1, whatever their numbers of outputs
+    assert trained.advantages[:, 0].tolist() == pytest.approx([-size] * 4 + [size] * 2)
+
+
+def test_a_session_is_in_its_cluster_once() -> None:
+    fake = FakeRound(None, split(), has_critic=False)
+    fake.unlabeled = fake.unlabeled.rows(np.arange(6))  # as drawn: no synthetic row
+    trained = method_of("empo").step(fake.round())
+    assert trained.reward.tolist() == pytest.approx([2 / 3, 1 / 3, 2 / 3, 2 / 3, 2 / 3, 2 / 3])
+    assert fake.log.metrics["tempo/unlabeled/clusters"] == 2.0
+
+
+def test_a_random_reward_is_drawn_once_a_session() -> None:
+    alone = of_outputs(["u0_0_1", "u0_1_0", "u0_2_2"], texts=["7"] * 3)
+    one, several = (
+        method_of("random_reward").step(FakeRound(None, rows, has_critic=False).round())
+        for rows in (alone, split().rows(np.arange(6)))
+    )
+    drawn = dict(zip(one.samples.sessions, one.reward.tolist(), strict=True))
+    assert several.reward.tolist() == [drawn[session] for session in several.samples.sessions]
+
+
+def test_a_group_counts_a_session_once() -> None:
+    rows = of_outputs(["l0_0_0", "l0_0_1", "l0_0_2", "l0_1_0", "pad_0_0-"], correct=[1.0, 1.0, 1.0, 0.0, 1.0])
+    fake = FakeRound(rows, None, has_critic=False)
+    method_of("grpo").step(fake.round())
+    assert fake.log.metrics["tempo/labeled/accuracy"] == 0.5
+    size = 0.5 / (np.sqrt(0.5) + 1e-6)
+    assert fake.stored["advantages"][:, 0].tolist() == pytest.approx([size, size, size, -size, 0.0])
+
+
+def test_the_oracles_verdicts_and_ppos_are_the_sessions() -> None:
+    verdicts = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0]
+    fake = FakeRound(None, split(correct=verdicts), AFTER_SPLIT, AFTER_SPLIT)
+    trained = method_of("oracle", allow_labels_on_unlabeled=True).step(fake.round(label=False))
+    assert trained.reward.tolist() == verdicts
+
+    fake = FakeRound(split(correct=verdicts), None, AFTER_SPLIT, AFTER_SPLIT)
+    method_of("ppo", whiten=False).step(fake.round())
+    assert fake.stored["advantages"][:6, 0].tolist() == [0.5, -0.5, -0.5, 0.5, -0.5, -0.5]
+
+
+@pytest.mark.parametrize("kind", ["em_token", "em"])
+def test_official_rewards_all_outputs_of_a_session_alike(kind: str) -> None:
+    rows = of_outputs(["l0_0_0", "l0_0_1", "l0_1_0"], correct=[1.0, 1.0, 0.0])
+    values = {key: [0.5, 0.0, 0.0] for key in rows.keys} | {key: [0.5, final, 0.0] for key, final in FINAL.items()}
+    fake = FakeRound(rows, split().rows(np.arange(6)), values, values)
+    trained = method_of("official", official__advantage=kind).step(fake.round())
+    assert fake.log.metrics["tempo/labeled/kept"] == 1.0
+    assert trained.reward[:6].tolist() == pytest.approx(OF_SESSION[:6])  # V(x, y_1:T-1) of the last output
+    assert [row.sum().item() for row in trained.samples.written["rm_scores"]] == [0.0] * 6 + [1.0, 1.0, -1.0]
+    reward = torch.tensor([*OF_SESSION[:6], 1.0, 1.0, -1.0])
+    if kind == "em":
+        once = reward[[0, 1, 2]]  # a row of each session
+        expected = (reward[:6] - once.mean()) / (once.std() + 1e-6)
+        assert trained.advantages[:6, 0].tolist() == pytest.approx(expected.tolist())
+        assert trained.advantages[6:, 0].tolist() == pytest.approx([2**-0.5] * 2 + [-(2**-0.5)], abs=1e-5)
+    else:
+        credit = reward[:, None] - torch.tensor([values[key][:2] for key in trained.samples.keys])
+        expected = (credit - credit.mean()) / (credit.var() + 1e-8).sqrt()
+        torch.testing.assert_close(trained.advantages, expected)

@@ -24,6 +24,7 @@ class Samples:
 
     def __init__(self, prompts: list[str], answers: list[str | None], verdicts: list[float] | None = None):
         self.prompts, self.answers = prompts, answers
+        self.sessions = [f"{prompt}_{row}" for row, prompt in enumerate(prompts)]
         self.real = np.ones(len(prompts), dtype=bool)
         self.response_mask = torch.ones(len(prompts), 2, dtype=torch.int64)
         if verdicts is not None:
@@ -31,6 +32,9 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    def by_session(self) -> Samples:
+        return self
 
     def align(self, part: Samples, values: torch.Tensor) -> torch.Tensor:
         assert part is self

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer
 from verl import DataProto
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
@@ -163,6 +164,20 @@ def test_a_labeled_row_is_scored(tokenizer, response: str, correct: float, answe
     result = run_single(tokenizer, rollout(tokenizer, response, {"style": SUMS, "ground_truth": "5"}))
     info = {"acc": correct, "pred": answer, "format": float(answer != ""), "verifier_error": "", "style": SUMS}
     assert result == {"reward_score": correct, "reward_extra_info": info | {"data_source": "test"}}
+
+
+@pytest.mark.parametrize("draft", ["70y", "70y56y70y56y70y"])
+def test_of_several_outputs_the_last_is_scored_whatever_their_lengths(tokenizer, draft: str) -> None:
+    of_outputs = (["3+7+5=3+7+5=", "3+7+5="], [draft, "70y55y<eos>"])
+    prompts, responses = ([torch.tensor(tokenizer(text)["input_ids"]) for text in texts] for texts in of_outputs)
+    # as verl's agent loop does: the mask is padded over prompt and response, each of which is padded by itself
+    masks = [torch.ones(len(prompt) + len(response)) for prompt, response in zip(prompts, responses, strict=True)]
+    columns = {"prompts": prompts, "responses": responses, "attention_mask": masks}
+    data = DataProto.from_dict({name: pad_sequence(rows, batch_first=True) for name, rows in columns.items()})
+    data.non_tensor_batch["reward_model"] = np.array([{"style": SUMS, "ground_truth": "5"}] * 2, dtype=object)
+    data.non_tensor_batch["data_source"] = np.array(["test"] * 2, dtype=object)
+    data.non_tensor_batch["response_len"] = np.array([len(response) for response in responses])
+    assert run_single(tokenizer, data)["reward_extra_info"]["pred"] == "5"
 
 
 def test_a_truth_that_is_a_number_is_read_as_text(tokenizer) -> None:

@@ -3,23 +3,17 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from fractions import Fraction
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
+from verl import DataProto
+from verl.trainer.ppo.core_algos import AdvantageEstimator, compute_grpo_outcome_advantage
+from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
 from tempo_verl.algo.advantage import group_advantage
-from tempo_verl.algo.self_reward import cluster_reward, clusters, majority_reward
-
-
-def same_number(first: str, second: str) -> bool:
-    return Fraction(first) == Fraction(second)
-
+from tempo_verl.algo.self_reward import cluster_reward, majority_reward
 
 # ---------------------------------------------------------------------- TTRL
 
@@ -53,48 +47,11 @@ def test_those_that_do_not_vote_are_judged_too() -> None:
 # ---------------------------------------------------------------------- EMPO
 
 
-def test_clusters_are_found_by_equivalence_with_their_first_member() -> None:
-    assert clusters(["1/2", "3", "0.5", "2/4", "6/2"], same_number) == [0, 1, 0, 0, 1]
-
-
-def test_missing_answers_are_clusters_of_their_own() -> None:
-    assert clusters([None, "1", None, "1"], same_number) == [0, 1, 2, 1]
-
-
-def test_only_first_members_are_compared() -> None:
-    compared = []
-
-    def close(first: str, second: str) -> bool:
-        compared.append((first, second))
-        return abs(float(first) - float(second)) <= 1
-
-    # 2 is close to 1 and joins it; 3 is close to 2, but not to the cluster's first member
-    assert clusters(["1", "2", "3"], close) == [0, 0, 1]
-    assert compared == [("1", "2"), ("1", "3")]
-
-
 def test_the_reward_is_the_share_of_the_cluster() -> None:
-    answers = ["1/2", "0.5", "3", None, "3", "3"]
-    reward, labels = cluster_reward(answers, ["a"] * 4 + ["b"] * 2, lambda prompt: same_number)
-    assert reward.tolist() == [0.5, 0.5, 0.25, 0.25, 1.0, 1.0]
-    assert labels.tolist() == [0, 0, 1, 2, 0, 0]
-
-
-def test_each_prompt_has_its_own_equivalence() -> None:
-    def by(prompt: str):
-        return same_number if prompt == "numbers" else (lambda first, second: False)
-
-    reward, _ = cluster_reward(["1", "1.0", "1", "1.0"], ["numbers"] * 2 + ["words"] * 2, by)
-    assert reward.tolist() == [1.0, 1.0, 0.5, 0.5]
-
-
-def test_prompts_may_be_gone_over_in_parallel() -> None:
-    answers, prompts = ["1/2", "0.5", "3", None, "3", "3"], list("aabbcc")
-    one_by_one = cluster_reward(answers, prompts, lambda prompt: same_number)
-    with ThreadPoolExecutor(3) as threads:
-        at_once = cluster_reward(answers, prompts, lambda prompt: same_number, threads.map)
-    for first, second in zip(one_by_one, at_once, strict=True):
-        assert first.tolist() == second.tolist()
+    answers = ["1/2", "1/2", "3", None, "3", "3", None, None]
+    reward, labels = cluster_reward(answers, ["a"] * 4 + ["b"] * 4)
+    assert reward.tolist() == [0.5, 0.5, 0.25, 0.25, 0.5, 0.5, 0.25, 0.25]  # a missing answer is alone
+    assert labels.tolist() == [0, 0, 1, 2, 0, 0, 1, 2]
 
 
 @settings(derandomize=True, deadline=None)
@@ -107,7 +64,7 @@ def test_rewards_do_not_depend_on_the_order_of_rows(rows, random) -> None:
     random.shuffle(order)
     for rewards in (
         lambda rows: majority_reward([a for _, a in rows], [p for p, _ in rows])[0],
-        lambda rows: cluster_reward([a for _, a in rows], [p for p, _ in rows], lambda prompt: same_number)[0],
+        lambda rows: cluster_reward([a for _, a in rows], [p for p, _ in rows])[0],
     ):
         assert rewards([rows[at] for at in order]).tolist() == rewards(rows)[order].tolist()
 
@@ -126,6 +83,20 @@ def test_the_group_advantage_is_verls(seed: int) -> None:
     rewards[torch.arange(12), lengths - 1] = reward
     expected, _ = compute_grpo_outcome_advantage(rewards, mask, groups)
     torch.testing.assert_close(group_advantage(reward, list(groups), mask), expected, atol=1e-6, rtol=0)
+
+
+def test_the_group_advantage_of_sessions_with_several_outputs_is_verls() -> None:
+    keys = ["a_0_1", "a_1_0", "a_0_0", "b_0_0", "a_2_1", "b_1_0", "b_1_1", "a_2_0", "c_0_0"]
+    sessions, groups = [key.rpartition("_")[0] for key in keys], [key.split("_")[0] for key in keys]
+    score = {session: 0.1 * number**2 for number, session in enumerate(sorted(set(sessions)))}
+    reward, mask = torch.tensor([score[session] for session in sessions]), torch.ones(len(keys), 2)
+    rewards = torch.stack([torch.zeros(len(keys)), reward], dim=1)
+    data = DataProto.from_dict(
+        {"token_level_rewards": rewards, "response_mask": mask},
+        non_tensors={"uid": np.array(groups, dtype=object)},
+    )
+    expected = compute_advantage_for_multi_trajectories(data, keys, AdvantageEstimator.GRPO).batch["advantages"]
+    torch.testing.assert_close(group_advantage(reward, groups, mask, sessions), expected, atol=1e-6, rtol=0)
 
 
 def test_equal_rewards_and_empty_rows_give_nothing() -> None:
