@@ -54,7 +54,9 @@ class Critic:
             count = settings.calibration.replay.prompts * settings.labeled.n
             joined = self._replay.join(samples, count, self._mini_batch, self._number)
             self._log.metrics["tempo/labeled/replayed"] = float(len(joined) - len(samples))
-            samples = self._port.balanced(joined, self._mini_batch, self._log, "replay_seqlen", "critic")
+            samples = self._port.balanced(
+                joined, self._mini_batch, self._log, "replay_seqlen", "critic", updates_only=True
+            )
         self.train(samples)
 
     def train(self, samples: Samples) -> None:

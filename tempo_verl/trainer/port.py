@@ -100,7 +100,9 @@ class Port:
         token_ids = samples.read("responses")["responses"].unbind()
         return lambda row: self.tokenizer.decode(token_ids[row].tolist(), skip_special_tokens=True)
 
-    def balanced(self, samples: Samples, multiple: int, log: Log, prefix: str, *readers: str) -> Samples:
+    def balanced(
+        self, samples: Samples, multiple: int, log: Log, prefix: str, *readers: str, updates_only: bool = False
+    ) -> Samples:
         """Spread rows evenly over the data-parallel ranks of all readers, where need be with synthetic rows.
 
         verl does this for the actor alone. The critic may have more ranks, or fewer.
@@ -109,9 +111,11 @@ class Port:
             multiple: rows of an update.
             prefix: of the metrics.
             readers: who is to pass over the batch: policy (with its reference), critic.
+            updates_only: none of them without gradients, which goes over the whole batch in its own micro-batches.
         """
         found = [role for role in self._roles if ("critic" if role.name == "critic" else "policy") in readers]
-        multiple = math.lcm(multiple, *(self._ranks(role) * role.rows(role.forward) for role in found))
+        for role in found:
+            multiple = math.lcm(multiple, self._ranks(role) * (1 if updates_only else role.rows(role.forward)))
         parts = math.lcm(*map(self._ranks, found))
         if parts == 1 and len(samples) % multiple == 0:
             return samples  # verl would still weigh every row against every other

@@ -429,6 +429,15 @@ def test_a_batch_is_whole_for_whoever_passes_over_it(
     assert asked == [whole]
 
 
+def test_rows_to_learn_from_again_come_in_whole_updates_only(
+    changed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ports, "upsample_batch_to_divisible_size", lambda rows, size, _: pytest.fail(f"not {size}"))
+    replay = port(changed("fsdp", FIXED_CRITIC), [0] * 8, [0] * 8)
+    samples = rollouts([5] * 3)
+    assert replay.balanced(samples, 3, Log(), "seqlen", "critic", updates_only=True) is samples
+
+
 @pytest.mark.parametrize("readers", [["critic"], ["policy", "critic"]])
 @pytest.mark.parametrize(("actor", "critic"), [(SHARED_BY_FOUR, SHARED_BY_TWO), (SHARED_BY_TWO, SHARED_BY_FOUR)])
 def test_every_reader_has_equal_shares(
