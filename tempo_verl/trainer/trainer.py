@@ -73,7 +73,8 @@ class TempoTrainer(PPOTrainerSync):
         measure_policy(trained, self.port.computes_entropy, log)
         if trained.unlabeled is not None:
             rows, reward = trained.samples.rows(trained.unlabeled), trained.reward[trained.unlabeled]
-            correct = verdicts(checks, rows.meta.keys)
+            with log.time("monitor"):  # what is left to wait for
+                correct = verdicts(checks, rows.meta.keys)
             log.metrics.update(self.monitor.metrics(correct, rows.prompts, reward.numpy()))
             log.arrays["unlabeled_correct"] = correct
             self.streams.unlabeled.observe(rows.prompts, reward.tolist())
