@@ -15,14 +15,15 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from tempo_verl.errors import UserError
-from tempo_verl.rewards import answers, grid, mathematics
+from tempo_verl.rewards import answers, choice, grid, grouping, mathematics
 from tempo_verl.rewards.extraction import final_answer
 from tempo_verl.rewards.process import VerifierFailure, workers
+from tempo_verl.rewards.thinking import answer_part
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +41,14 @@ DATA_SOURCES = {
 }
 
 _EXTRACT: dict[str, Callable[[str], str | None]] = {
-    "choice": answers.extract_choice,
+    "choice": choice.extract_choice,
     "exact": answers.extract_exact,
     "grid": grid.extract_grid,
     "number": answers.extract_number,
     "text": answers.extract_text,
 }
 _EQUAL: dict[str, Callable[[str, str], bool]] = {
-    "choice": answers.equal_choice,
+    "choice": choice.equal_choice,
     "exact": answers.equal_exact,
     "grid": grid.equal_grid,
     "number": answers.equal_number,
@@ -73,7 +74,14 @@ class Score:
     error: str | None = None
 
 
-def score(response: str, ground_truth: str | None, style: str = "math", *, timeout: float = SECONDS) -> Score:
+def score(
+    response: str,
+    ground_truth: str | None,
+    style: str = "math",
+    *,
+    timeout: float = SECONDS,
+    read_unfinished: bool = False,
+) -> Score:
     """Check a response. Whatever is in it, this neither raises nor hangs.
 
     Args:
@@ -81,19 +89,21 @@ def score(response: str, ground_truth: str | None, style: str = "math", *, timeo
         ground_truth: the right answer as the dataset gives it; ``None`` only reads out the answer.
         style: which verifier, see the module's text.
         timeout: seconds after which a verifier is stopped.
+        read_unfinished: of a response that ends in its thinking read that, instead of no answer.
 
     Raises:
         UserError: the style is unknown, or the ground truth is of no use to a ``number`` or a ``grid``.
     """
     check_style(style)
-    marked = final_answer(response)
+    text = answer_part(response, read_unfinished)
+    marked = final_answer(text)
     try:
         if style == "math":
-            correct, answer = mathematics.check(response, ground_truth, timeout)
+            correct, answer = mathematics.check(text, ground_truth, timeout)
         elif ":" in style:
             correct, answer = _own(style, response, ground_truth, timeout)
         else:
-            answer = _EXTRACT[style](response)
+            answer = _EXTRACT[style](text)
             correct = answer is not None and ground_truth is not None and _EQUAL[style](answer, ground_truth)
     except VerifierFailure as failure:
         logger.warning("no verdict on a response, which counts as wrong: %s", failure)
@@ -109,17 +119,33 @@ def extract(response: str, style: str = "math", *, timeout: float = SECONDS) -> 
     return score(response, None, style, timeout=timeout).answer
 
 
-def equivalent(first: str, second: str, style: str = "math", *, timeout: float = SECONDS) -> bool | None:
-    """Whether two extracted answers say the same, by the same comparison that :func:`score` uses; None: no verdict.
+def equivalent(first: str, second: str, style: str = "math", *, timeout: float = SECONDS) -> bool:
+    """Whether two answers are one group of :func:`groups`."""
+    return first == second or len(set(groups([first, second], style, timeout=timeout))) == 1
 
-    Answers to a ``module:function`` are the same if they are equal.
+
+def groups(
+    answers: Sequence[str | None],
+    style: str = "math",
+    *,
+    options: Sequence[str] | None = None,
+    timeout: float = SECONDS,
+) -> list[int | None]:
+    """Which of one prompt's answers say the same: the number of each one's group, ``None`` for no answer.
+
+    An equivalence that does not depend on the order of the answers: see ``grouping``.
+
+    Args:
+        answers: as they were given or extracted.
+        style: which verifier, see the module's text. Answers to a ``module:function`` are the same if they are equal.
+        options: of a choice, in the order of their letters: the letter and the text of an option are one answer.
+        timeout: seconds for one comparison; one that takes longer counts as different.
     """
-    if first == second:
-        return True
-    if style == "math":
-        found = score(f"\\boxed{{{second}}}", first, style, timeout=timeout)
-        return None if found.error else found.correct
-    return style == "number" and answers.equal_number(second, first)
+
+    def equal(first: str, second: str) -> bool | None:
+        return mathematics.equivalent(first, second, timeout)
+
+    return grouping.group(answers, style, equal, options)
 
 
 def check_ground_truth(ground_truth: str, style: str = "math", *, timeout: float = SECONDS) -> str | None:

@@ -17,7 +17,8 @@ from typing import Any
 
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
-from tempo_verl.rewards.mathematics import DELIMITERS, as_formula
+from tempo_verl.rewards.mathematics import as_formula
+from tempo_verl.rewards.spelling import DELIMITERS
 
 MEMORY = 2 * 2**30  # bytes that a comparison may use; (2+3i)^{10^8} takes more by the second
 

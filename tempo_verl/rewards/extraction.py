@@ -25,43 +25,51 @@ _LISTED = re.compile(
 _PERCENT = re.compile(r"[\s$]*(?:\\?%|percent\b|pct\b)")
 _HASHES = re.compile(r"####(?!#)(.*)")
 _DECLARED = re.compile(r"final answer is:?(.{1,300}?)I hope it is correct", re.IGNORECASE | re.DOTALL)
-_CUE = re.compile(r"\banswer\b[*_]*(?:\s+is\b|\s*:)[*_]*[ \t:]*", re.IGNORECASE)
-_TEXT_MACRO = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|mbox|emph)\s*\{([^{}]*)\}")
+_CUE = re.compile(
+    r"\banswers?\b[*_]*(?:\s+(?:is|are|would be|must be)\b|\s*[:：])[*_]*[ \t:]*"
+    # the same in other languages: a word for "answer" or "conclusion", then a copula or a colon
+    r"|(?:\b(?:Antwort|Lösung|réponse|respuesta|risposta|resposta|Ответ|ответ|Cevap|Jawaban)|答案|答え|答|解答|結論|结论|정답|الإجابة)"
+    r"[*_]*\s*(?:[:：]|[是为為は]|\b(?:ist|est|es|è|é)\b)[*_]*[ \t:：]*共?",
+    re.IGNORECASE,
+)
+_SENTENCE = re.compile(r"[.!](?=\s|$)|[。！]")
+_TEXT_MACRO = re.compile(r"\\(?:text|textbf|textit|textrm|texttt|mathrm|mathbf|mathit|mathsf|mbox|emph)\s*\{([^{}]*)\}")
 # A few letters of other scripts that are ASCII signs in disguise; full-width forms are handled by their offset.
-_SIGNS = str.maketrans({"−": "-", "–": "-", "﹣": "-", "٫": ".", "٬": ",", "\u00a0": " ", "\u3000": " "})
+_SIGNS = str.maketrans(
+    {"−": "-", "–": "-", "‐": "-", "‑": "-", "﹣": "-", "٫": ".", "٬": ",", "\u00a0": " ", "\u3000": " "}
+)
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 
 
 def final_answer(text: str) -> str | None:
     r"""The answer that a response marks as such, or ``None`` if it marks none.
 
-    Looked for after ``</think>`` if anything follows it: the last ``<answer>...</answer>``, or the last "final answer
+    The last ``<answer>...</answer>``, or the last "final answer
     is ... I hope it is correct"; in that, or else in the whole text, the last closed ``\boxed{...}`` (boxes joined by a
     comma, "and" or "or" are one answer, "a, b"), else the last line if it is ``#### answer``. Digits of any script
     become 0-9, and what is longer than 10,000 characters is no answer.
     """
-    text = after_thinking(text)
     tagged, declared = _ANSWER_TAG.findall(text), _DECLARED.findall(text)
     if tagged or declared:
         answer = tagged[-1] if tagged else declared[-1].rstrip().removesuffix(".")
-        return _boxed(answer) or _hashed(answer) or clean(answer.strip('"“” \n'))
+        return _boxed(answer) or _hashed(answer) or clean(answer.strip('"“”* \n'))
     return _boxed(text) or _hashed(text)
 
 
 def cued_answer(text: str) -> str | None:
     """What follows the last "answer is" or "answer:" on its line, without the full stop."""
-    text = after_thinking(text)
     end = None
     for match in _CUE.finditer(text):
         end = match.end()
     if end is None:
         return None
-    return clean(text[end:].split("\n", 1)[0].strip().rstrip(".").strip("*_ "))
+    rest = text[end:].lstrip("*_ \t\n") if not text[end:].split("\n", 1)[0].strip("*_ \t") else text[end:]
+    return clean(rest.split("\n", 1)[0].strip().rstrip(".。").strip("*_ "))
 
 
 def last_line(text: str) -> str | None:
     """The last line that is not empty."""
-    lines = after_thinking(text).strip().splitlines()
+    lines = text.strip().splitlines()
     return clean(lines[-1]) if lines else None
 
 
@@ -69,7 +77,7 @@ def plain_text(answer: str) -> str:
     r"""An answer without what only sets its type: ``$``, ``\text{...}``, asterisks, quotes, backticks."""
     for _ in range(3):  # from the inside out; nobody nests them deeper
         answer = _TEXT_MACRO.sub(r"\1", answer)
-    return answer.replace("$", "").strip(" \t\n*_`'\"“”‘’")
+    return answer.replace("\\$", "$").replace("$", "").strip(" \t\n*_`'\"“”‘’")
 
 
 def ascii_signs(text: str) -> str:
@@ -83,12 +91,6 @@ def ascii_signs(text: str) -> str:
         for sign, kind in zip(text, kinds, strict=True)
         if kind != "Cf"
     )
-
-
-def after_thinking(text: str) -> str:
-    """What follows the last ``</think>``; the whole text if nothing does."""
-    rest = text.rsplit("</think>", 1)[-1]
-    return rest if rest.strip() else text
 
 
 def clean(answer: str) -> str | None:

@@ -7,59 +7,33 @@ Math-Verify itself is called in a child process only: see ``algebra``.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
 
 from tempo_verl.errors import UserError
-from tempo_verl.rewards.extraction import after_thinking, ascii_signs, final_answer, plain_text
-from tempo_verl.rewards.process import workers
+from tempo_verl.rewards import numeric, reading
+from tempo_verl.rewards.extraction import cued_answer, final_answer, last_line, plain_text
+from tempo_verl.rewards.process import VerifierFailure, workers
+from tempo_verl.rewards.spelling import canonical, formula
+
+logger = logging.getLogger(__name__)
 
 # Where nothing is marked, an answer is looked for at the end of the response, as far back as this many characters.
 UNMARKED_WINDOW = 10_000
 CHILD = "tempo_verl.rewards.algebra"  # not imported here: Math-Verify and SymPy are of no use to this process
-DELIMITERS = re.compile(r"(?<!\\)(?:\$|\\[()\[\]])")
 
-_INTEGER = re.compile(r"[+-]?\d+")
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}([, ]\d{3})+(\.\d+)?")
-_WORDS = re.compile(r"[^\W\d_]{2,}( [^\W\d_]+)*")
-_CURRENCY = re.compile(r"\\?\$|[€£¥]")
-_DROPPED = re.compile(r"(\\\\)|\\(?:left|right|displaystyle)(?![a-zA-Z])|\\[!,;: ]|~|\{,\}")
-_FRACTIONS = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
-_LOOSE_SPACE = re.compile(r"\s*([^\w\s\\])\s*")
-_SYMBOLS = str.maketrans(
-    {
-        "π": r"\pi ",
-        "∞": r"\infty ",
-        "°": r"^\circ ",
-        "×": r"\times ",
-        "·": r"\cdot ",
-        "⋅": r"\cdot ",
-        "±": r"\pm ",
-        "≤": r"\le ",
-        "≥": r"\ge ",
-        "≠": r"\ne ",
-        "∪": r"\cup ",
-        "∩": r"\cap ",
-        "∈": r"\in ",
-        "∅": r"\emptyset ",
-        "½": r"\frac{1}{2}",
-        "²": "^{2}",
-        "³": "^{3}",
-    }
-)
-_ROOT = re.compile(r"√\s*(\d+|[a-zA-Z]|\([^()]*\))")
+_SQRT = re.compile(r"(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)")
+_FUNCTION = re.compile(r"(?<![\\a-zA-Z])(pi|infinity|ln|log|sin|cos|tan|exp)(?![a-zA-Z])")
+LONGEST_STATED = 120  # characters of an answer that is not marked
 
-
-def canonical(answer: str) -> str:
-    r"""One spelling for answers that differ only in layout: ``\dfrac``, ``\left``, spaces, ``$``, ``1,000``."""
-    answer = _FRACTIONS.sub(r"\\frac", _DROPPED.sub(r"\1", _formula(answer)))
-    answer = " ".join(answer.split()).rstrip(". ")
-    if _THOUSANDS.fullmatch(answer):
-        answer = answer.replace(",", "").replace(" ", "")
-    answer = _LOOSE_SPACE.sub(r"\1", answer)
-    if _INTEGER.fullmatch(answer):
-        sign, digits = ("-" if answer.startswith("-") else ""), answer.lstrip("+-").lstrip("0")
-        answer = sign + digits if digits else "0"
-    return answer
+_LINK = re.compile(r"\b(?:is|are|hence|thus|therefore|equals|so)\b[,:]?\s+|[:：⇒→]\s*", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"[.!](?=\s)|[。！]|,?\s+(?:because|since|which|as)\b")
+_COMMAND = re.compile(r"\\[a-zA-Z]+|\b(?:sqrt|sin|cos|tan|log|ln|exp|pi|and|or|infinity)\b")
+_PROSE = re.compile(r"[^\W\d_]{3,}")
+_SIGN = re.compile(r"[^\W_]|∞")
+_CONSTANT = re.compile(r"(?<![a-zA-Z])(?:infinity|infty|pi)(?![a-zA-Z])")
+_DIGITS = re.compile(r"\d+")
+_OPTION = re.compile(r"(?:[Oo]ption |[Cc]hoice )?\(?([A-J])\)?\.?|(?:\(([A-J])\)\s*|([A-J])[.):]\s+)(\S.*)", re.DOTALL)
 
 
 def check(response: str, ground_truth: str | None, timeout: float) -> tuple[bool, str | None]:
@@ -71,29 +45,86 @@ def check(response: str, ground_truth: str | None, timeout: float) -> tuple[bool
     marked = final_answer(response)
     truth = None if ground_truth is None else final_answer(ground_truth) or ground_truth.strip()
     if marked is not None:
-        answer = _canonical_or_none(marked)
-        verdict = False if truth is None or answer is None else _same_spelling(answer, canonical(truth))
-        if verdict is not None:
-            return verdict, answer
-        return workers().call(f"{CHILD}:judge", as_formula(marked), truth, timeout=timeout)[0], answer
-    text = after_thinking(response)
+        return _judge(marked, truth, timeout)
+    text = response
     if len(text) > UNMARKED_WINDOW:  # from a paragraph's begin: half a formula would turn all that follow inside out
         text = text[-UNMARKED_WINDOW:]
         text = text.partition("\n\n")[2] or text
+    stated, certain = _stated(text)
+    if stated is not None:
+        return _judge(stated, truth, timeout)
+    if certain:
+        return False, None
     verdict, found = workers().call(f"{CHILD}:judge", text, truth, timeout=timeout)
     return verdict, _canonical_or_none(found)
 
 
-def _same_spelling(answer: str, truth: str) -> bool | None:
-    """The verdict where canonical spelling tells: equal, two integers, or equal words; ``None`` where it does not."""
-    if answer == truth:
+def _judge(answer: str, truth: str | None, timeout: float) -> tuple[bool, str | None]:
+    spelled = _canonical_or_none(answer)
+    verdict = False if truth is None or spelled is None else _told(answer, truth)
+    if verdict is None:
+        verdict = workers().call(f"{CHILD}:judge", as_formula(answer), truth, timeout=timeout)[0]
+    return verdict, spelled
+
+
+def _stated(text: str) -> tuple[str | None, bool]:
+    """What follows "answer is" or the last "is", "hence", ... if that is an answer as a whole.
+
+    Returns:
+        The answer or ``None``; and whether the text states one that is none, such as "between 3 and 4".
+    """
+    tail = cued_answer(text)
+    cued = tail is not None
+    if tail is None:
+        line = last_line(text) or ""
+        links = list(_LINK.finditer(line))
+        tail = line[links[-1].end() :] if links else line
+    tail = _SENTENCE_END.split(tail, maxsplit=1)[0].strip().strip("*_` ").rstrip(".").strip()
+    if not tail or len(tail) > LONGEST_STATED:
+        return None, False
+    found = reading.read(tail)
+    if found is not None and (cued or found.kind not in ("words", "letters")):
+        return tail, True
+    rest = _COMMAND.sub(" ", tail)
+    if (
+        found is None
+        and not _PROSE.search(rest)
+        and (_SIGN.search(rest) or _CONSTANT.search(tail))
+        and tail.count("{") == tail.count("}")
+    ):
+        return tail, True
+    return None, cued and len(_DIGITS.findall(tail)) > 1
+
+
+def equivalent(first: str, second: str, timeout: float) -> bool | None:
+    """Whether two answers are equal by Math-Verify. ``None``: no verdict."""
+    try:
+        return bool(workers().call(f"{CHILD}:judge", as_formula(second), first, timeout=timeout)[0])
+    except VerifierFailure as failure:
+        logger.warning("no comparison of two answers, which count as different: %s", failure)
+        return None
+
+
+def _told(answer: str, truth: str) -> bool | None:
+    """The verdict where no algebra is needed; ``None`` where it is."""
+    if canonical(answer) == canonical(truth) or plain_text(answer) == plain_text(truth):
         return True
-    if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(truth):
-        return False
-    words, true_words = plain_text(answer).rstrip("."), plain_text(truth).rstrip(".")
-    if words == true_words or (_WORDS.fullmatch(words) and words.casefold() == true_words.casefold()):
-        return True
-    return None
+    chosen, text = _option(truth)
+    if chosen is not None:
+        given, _ = _option(answer)
+        if given is not None:
+            return given == chosen
+        return None if text is None else reading.same(reading.read(answer), reading.read(text))
+    verdict = reading.same(reading.read(answer), reading.read(truth))
+    return numeric.agree(answer, truth) if verdict is None else verdict
+
+
+def _option(answer: str) -> tuple[str | None, str | None]:
+    """Letter and text of an answer to a question with options: A, (A), A. 12, option A."""
+    match = _OPTION.fullmatch(plain_text(answer.replace("\\ ", " ")).strip())
+    if match is None:
+        return None, None
+    return match[1] or match[2] or match[3], match[4]
 
 
 def _canonical_or_none(answer: str | None) -> str | None:
@@ -112,14 +143,9 @@ def check_installed() -> None:
         raise UserError("reward_model.style='math' needs Math-Verify: pip install 'tempo-verl[math]'")
 
 
-def _formula(answer: str) -> str:
-    """LaTeX without delimiters and currencies, and with its own names for the symbols that people type."""
-    answer = _CURRENCY.sub(" ", DELIMITERS.sub(" ", ascii_signs(answer)))
-    return _ROOT.sub(r"\\sqrt{\1}", answer).translate(_SYMBOLS)
-
-
 def as_formula(answer: str) -> str:
     """An answer as a formula in a text. Math-Verify knows a per cent sign behind a formula, not in one."""
-    body = _formula(answer).strip()
+    body = _FUNCTION.sub(r"\\\1", _SQRT.sub(r"\\sqrt{\1}", formula(answer))).strip()
+    body = body.replace("\\infinity", "\\infty")
     number = body.removesuffix("%").removesuffix("\\")
     return f"$${number}$$ %" if body.endswith("%") else f"$${body}$$"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tempo_verl.rewards import STYLES, extract, score
 from tempo_verl.rewards.extraction import LONGEST_ANSWER, ascii_signs, cued_answer, final_answer, last_line, plain_text
 from tempo_verl.rewards.mathematics import canonical
+from tempo_verl.rewards.thinking import answer_part
 
 law = settings(derandomize=True, deadline=None, max_examples=150, print_blob=True)
 slow_law = settings(law, max_examples=50)
@@ -130,7 +131,8 @@ def test_prose_around_a_box_does_not_matter(before: str, formula: str, after: st
 @law
 @given(prose, formulas, formulas)
 def test_thinking_does_not_matter(thought: str, first: str, last: str) -> None:
-    assert final_answer(rf"<think>{thought}\boxed{{{first}}}</think>\boxed{{{last}}}") == last
+    response = rf"<think>{thought}\boxed{{{first}}}</think>\boxed{{{last}}}"
+    assert final_answer(answer_part(response)) == last
 
 
 @law

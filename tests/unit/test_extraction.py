@@ -9,7 +9,6 @@ import pytest
 
 from tempo_verl.rewards.extraction import (
     LONGEST_ANSWER,
-    after_thinking,
     ascii_signs,
     clean,
     cued_answer,
@@ -71,12 +70,6 @@ LONG = 100_000  # characters
         (r"#### $\boxed{5}$", "5"),
         ("#### 5. We check\n\nIt is 6.", None),  # a heading
         ("##### 5", None),
-        # thinking
-        (r"<think>\boxed{3}</think> \boxed{4}", "4"),
-        (r"<think>\boxed{3}</think> four", None),
-        (r"<think>\boxed{3}</think>", "3"),
-        (r"<think>\boxed{3}", "3"),
-        (r"a</think>\boxed{3}</think>\boxed{4}", "4"),
         # none
         ("", None),
         ("the answer is 5", None),
@@ -112,8 +105,13 @@ def test_what_is_too_long_is_no_answer() -> None:
         ("ANSWER : **Paris**\nand more", "Paris"),
         ("The answer is Rome. No, the answer is Paris.", "Paris"),
         ("Answering is hard", None),
+        ("答案是：42。", "42"),
+        ("答え：12", "12"),
+        ("Antwort: C", "C"),
+        ("La respuesta es 12.", "12"),
+        ("Ответ: 12.", "12"),
+        ("Final answer\n\nAnswer:\n**7**", "7"),
         ("the answer is", None),
-        ("<think>the answer is Rome</think> the answer is Paris", "Paris"),
     ],
 )
 def test_cued_answer(text: str, answer: str | None) -> None:
@@ -156,12 +154,6 @@ def test_ascii_signs(text: str, expected: str) -> None:
     assert ascii_signs(text) == expected
 
 
-def test_thinking_that_nothing_follows_is_kept() -> None:
-    assert after_thinking("<think>a</think>\nb") == "\nb"
-    assert after_thinking("<think>a</think>\n") == "<think>a</think>\n"
-    assert after_thinking("a") == "a"
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -183,7 +175,7 @@ def test_thinking_that_nothing_follows_is_kept() -> None:
     ids=lambda text: ascii(text[:16]),
 )
 def test_no_response_is_too_long_to_read(text: str) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     for read in (final_answer, cued_answer, last_line, plain_text, ascii_signs):
         assert isinstance(read(text), str | None)
-    assert time.monotonic() - started < 10  # each far below a second; hours where a pattern is quadratic
+    assert time.process_time() - started < 10  # each far below a second; hours where a pattern is quadratic

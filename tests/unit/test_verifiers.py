@@ -43,7 +43,7 @@ from tempo_verl.rewards import check_ground_truth, extract, score
         ("Answer: B. Option C is tempting.", "B"),
         ("It must be **B**, I think", "B"),
         ("<think>The answer is A.</think> The answer is B.", "B"),
-        ("<think>The answer is B", "B"),
+        ("<think>The answer is B", None),
         ("the answer is a mystery", "a mystery"),
         ("The answer is Paris.", "paris"),
         (r"\boxed{\text{Paris}}", "paris"),
@@ -236,11 +236,11 @@ def test_equal_grids_are_one_vote(reordered: str) -> None:
     ids=lambda response: response[:24],
 )
 def test_a_strange_grid_is_wrong_and_harms_nobody(response: str) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     result = score(response, SOLUTION, "grid")
     assert not result.correct and result.error is None
     assert (result.answer or "").encode().decode() == (result.answer or "")
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
 
 
 # ---------------------------------------------------------------------- ground truths
@@ -286,10 +286,10 @@ LONG = 100_000
 )
 def test_no_response_holds_a_verifier_up(style: str, unit: str) -> None:
     truth = SOLUTION if style == "grid" else "5"
-    started = time.monotonic()
+    started = time.process_time()
     assert score(unit * (LONG // len(unit)), truth, style).error is None
     assert score("answer" + unit * (LONG // len(unit)) + "!", truth, style).error is None
-    assert time.monotonic() - started < 10  # around a tenth of a second; hours where a pattern is quadratic
+    assert time.process_time() - started < 10  # around a tenth of a second; hours where a pattern is quadratic
 
 
 # ---------------------------------------------------------------------- published files

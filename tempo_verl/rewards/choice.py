@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A choice among options, named by its letter or by its text.
+
+A bare letter is always the letter of an option, also where an option's text is a letter. Several letters are one
+answer, in any order. A letter beside "or", or one that is denied, names no option.
+"""
+
+from __future__ import annotations
+
+import re
+
+from tempo_verl.rewards import numeric
+from tempo_verl.rewards.extraction import ascii_signs, cued_answer, final_answer, last_line, plain_text
+from tempo_verl.rewards.spelling import canonical, normalised
+
+# Letters and what may stand between and around those of one answer
+_SEVERAL = re.compile(r"[\s,;&/、，和及与。.:\[\](){}<>A-Za-z]{1,80}")
+_JOINED = re.compile(r"\b(?:and|und|et|y)\b")
+_WITH_TEXT = re.compile(r"(?:\(([A-Za-z])\)|([A-Za-z])\)|([A-Z])[.:])\s*(\S.*)", re.DOTALL)
+_OR = re.compile(r"\b(?:or|oder|ou)\b|或")
+_NAMED = re.compile(
+    r"^(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)\s?(?:is\b)?\s?:?\s?(?=\W{,3}[A-Za-z]\b)", re.IGNORECASE
+)
+_SIZE = re.compile(r"\\(?:large|Large|huge|bf|rm|it|tt|displaystyle)(?![a-zA-Z])")
+
+# In prose: letters, then what may follow them. A word in small letters goes on with a sentence ("A cat", "I think"),
+# unless it begins a reason or says that the option is right. White space is bounded: no response may make it expensive.
+_LETTERS = (
+    r"(?P<letters>\(?[A-Z]\)?(?:(?:\s{,3}(?:[,;&、]|and\b)\s{,3})\(?[A-Z]\)?(?![A-Za-z]))*|[A-J]{2,6}(?![A-Za-z]))"
+)
+_RIGHT = r"(?:the\s)?(?:only\s)?(?:correct|right|best)\b"
+_AFTER = (
+    rf"(?![A-Za-z'’])(?!\s{{,3}}or\s)"
+    rf"(?!\s{{1,3}}(?!because\b|since\b|as\b|is\s{_RIGHT}|is\sthe\sanswer\b)[a-z]{{2,}})"
+)
+_LINK = r"(?:\s{1,3}(?:is|are|would\sbe|must\sbe|should\sbe|has\sto\sbe|as))?\s{,3}:?\s{,3}"
+_CUES = (
+    re.compile(
+        rf"(?<!not )(?<!than )\b(?i:answer|choice|option)\b{_LINK}"
+        rf"(?:(?i:the\s)?(?i:correct\s|right\s|best\s)?(?i:option|choice|answer)\b{_LINK})?"
+        rf"[\[(<]?{_LETTERS}[\])>]?{_AFTER}"
+    ),
+    re.compile(r"\b(?i:answer)\b(?:\s{1,3}is)?\s{,3}:?\s{1,3}(?P<letters>[a-z])\s{,3}[.)]?\s{,3}(?:\n|$)"),
+    re.compile(rf"(?<![A-Za-z]){_LETTERS}\s{{1,3}}(?:is|are)\s{{1,3}}{_RIGHT}"),
+)
+# Scripts without Latin letters: a capital among them is an option.
+_OTHER_SCRIPT = re.compile(
+    r"[^\x00-\u024f\s]\s{,2}[:：]?\s{,2}(?P<letters>[A-Z](?:\s{,2}[、，,和及与と]?\s{,2}[A-Z])*)(?![A-Za-z])"
+)
+_LABELLED = re.compile(
+    r"^\W{,5}[^\W\d_]{1,20}(?:\s[^\W\d_]{1,20}){,3}\s{,2}[:：]\s{,2}(?P<letters>[A-Z](?:, [A-Z])*)\W{,3}$", re.MULTILINE
+)
+_AT_END = re.compile(r"(?:^|[\s(])(?P<letters>[A-Z])\)?\s{,2}[.。]?\s*$", re.MULTILINE)
+_BRACKETED = re.compile(r"\(([A-Z])\)")
+_BOLD = re.compile(r"\*\*\(?([A-Z])\)?[.:]?\*\*")
+_DENIED = re.compile(r"\b(?:not|wrong|incorrect|false|isn't|cannot)\b", re.IGNORECASE)
+
+
+def extract_choice(response: str) -> str | None:
+    """The letters as capitals in their order; the option's text, normalised, where no letter is given."""
+    marked = final_answer(response)
+    if marked is not None:
+        found = letters(marked)
+        return found or _named_in_prose(response, cues_only=True) or normalised(marked) or None
+    found = _named_in_prose(response)
+    if found:
+        return found
+    answer = cued_answer(response) or last_line(response)
+    return (letters(answer) or normalised(answer) or None) if answer else None
+
+
+def equal_choice(answer: str, ground_truth: str) -> bool:
+    """The letters or the text of the right option, as far as the ground truth ("B", "(B)", "(B) Paris", "Paris") tells.
+
+    A ground truth with several letters ("AC", "A, C") asks for all of them, in any order.
+    """
+    letter, text = parts(ground_truth)
+    return answer == letter or (text is not None and same_text(answer, text))
+
+
+def parts(option: str) -> tuple[str | None, str | None]:
+    """Letters and text of an option, as far as it has them."""
+    option = _plain(option)
+    match = _WITH_TEXT.fullmatch(option)
+    if match and not _letters_alone(option):
+        return (match[1] or match[2] or match[3]).upper(), normalised(match[4])
+    found = letters(option)
+    return (found, None) if found else (None, normalised(option))
+
+
+def same_text(first: str, second: str) -> bool:
+    """The same words, the same formula but for its layout, or the same number."""
+    if normalised(first) == normalised(second) or canonical(first).casefold() == canonical(second).casefold():
+        return True
+    one, other = (numeric.value(canonical(text)) for text in (first, second))
+    return one is not None and other is not None and numeric.equal(one, other)
+
+
+def letters(answer: str) -> str | None:
+    """The letters that an answer consists of or begins with, sorted; ``None`` if it is something else."""
+    answer = _NAMED.sub("", " ".join(_plain(answer).split())).strip()  # one space: no pattern meets many
+    if _OR.search(answer):
+        return None
+    alone = _letters_alone(answer)
+    match = _WITH_TEXT.fullmatch(answer)
+    return (match[1] or match[2] or match[3]).upper() if match and not alone else alone
+
+
+def _letters_alone(answer: str) -> str | None:
+    """Sorted letters, if there is nothing else."""
+    if not _SEVERAL.fullmatch(answer):
+        return None
+    found = re.findall(r"[A-Za-z]+", _JOINED.sub(" ", answer))
+    if len(found) == 1 and 1 < len(found[0]) <= 8:  # BAD are letters, bad is a word, and abd is none
+        together = list(found[0].upper())
+        if len(set(together)) < len(together) or max(together) > "J":
+            return None
+        if not found[0].isupper() and together != sorted(together):
+            return None
+        found = together
+    if not found or any(len(letter) > 1 for letter in found):
+        return None
+    return "".join(sorted({letter.upper() for letter in found}))
+
+
+def _plain(answer: str) -> str:
+    return _SIZE.sub("", plain_text(ascii_signs(answer))).strip("{} \t\n").strip()
+
+
+def _named_in_prose(text: str, cues_only: bool = False) -> str | None:
+    bold = _BOLD.findall(text)
+    text = re.sub(r"[*_`$]", "", ascii_signs(text))
+    text = re.sub(r"\\(?:text|textbf|mathbf|mathrm)\s?\{([^{}]{,20})\}", r"\1", text)
+    found = [match for cue in _CUES for match in cue.finditer(text)]
+    if found:
+        return letters(max(found, key=lambda match: match.start("letters"))["letters"])
+    if cues_only:
+        return None
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    if lines and (alone := letters(lines[-1])):
+        return alone
+    for pattern in (_OTHER_SCRIPT, _LABELLED, _AT_END):
+        matches = [
+            match for match in pattern.finditer(text) if not _DENIED.search(_line_of(text, match.start("letters")))
+        ]
+        if matches and (named := letters(matches[-1]["letters"])):
+            return named
+    bracketed = [m for m in _BRACKETED.finditer(text) if not _DENIED.search(_line_of(text, m.start()))]
+    return bracketed[-1][1] if bracketed else bold[-1] if bold else None
+
+
+def _line_of(text: str, at: int) -> str:
+    begin = text.rfind("\n", 0, at) + 1
+    end = text.find("\n", at)
+    return text[begin : len(text) if end < 0 else end][:500]
