@@ -119,9 +119,16 @@ def extract(response: str, style: str = "math", *, timeout: float = SECONDS) -> 
     return score(response, None, style, timeout=timeout).answer
 
 
-def equivalent(first: str, second: str, style: str = "math", *, timeout: float = SECONDS) -> bool:
-    """Whether two answers are one group of :func:`groups`."""
-    return first == second or len(set(groups([first, second], style, timeout=timeout))) == 1
+def equivalent(first: str, second: str, style: str = "math", *, timeout: float = SECONDS) -> bool | None:
+    """Whether two answers are one group of :func:`groups`; ``None``: no verdict, which counts as different."""
+    verdicts: list[bool | None] = []
+
+    def equal(one: str, other: str) -> bool | None:
+        verdicts.append(mathematics.equivalent(one, other, timeout))
+        return verdicts[-1]
+
+    same = first == second or len(set(grouping.group([first, second], style, equal))) == 1
+    return None if None in verdicts else same
 
 
 def groups(

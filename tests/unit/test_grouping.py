@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from tempo_verl.rewards import grouping, groups, mathematics
+from tempo_verl.rewards import equivalent, grouping, groups, mathematics
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,10 @@ def test_comparisons_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [rf"f_{{{number}}}(x) = y" for number in range(64)]  # nothing but algebra tells these apart
     assert groups(answers) == list(range(64))
     assert len(calls) == grouping.MOST_COMPARISONS < 64 * 63 // 2
+
+
+@pytest.mark.parametrize("verdict", [None, True, False])
+def test_two_answers_are_equivalent_different_or_without_a_verdict(monkeypatch: pytest.MonkeyPatch, verdict) -> None:
+    monkeypatch.setattr(mathematics, "equivalent", lambda *pair: verdict)
+    assert equivalent(r"\heartsuit", r"\spadesuit") is verdict
+    assert equivalent("7", "7.0") is True

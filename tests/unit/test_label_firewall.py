@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from fields import method_of
-from omegaconf import OmegaConf
 
 import tempo_verl
 from tempo_verl.data.monitor import Monitor, verdicts
@@ -65,14 +64,14 @@ class VerlTrainer(SimpleNamespace):
 
 
 @pytest.fixture
-def parts() -> tuple[VerlTrainer, Round]:
+def parts(compose) -> tuple[VerlTrainer, Round]:
     """A trainer that holds streams and monitor, and a round as it makes one."""
     method = method_of(unlabeled__batch_size=1)
     streams, answers = Streams.build(
         method, Rows(), None, Watch(method.settings.alarms, method.settings.calibration.gate)
     )
     trainer = VerlTrainer(
-        config=OmegaConf.create({}), tokenizer=None, use_critic=True, use_reference_policy=False, critic_wg=object(),
+        config=compose(), tokenizer=None, use_critic=True, use_reference_policy=False, critic_wg=object(),
         actor_rollout_wg=object(), checkpoint_manager=object(), replay_buffer=SimpleNamespace(sample=lambda: None),
         streams=streams, monitor=Monitor(answers),
     )  # fmt: skip
