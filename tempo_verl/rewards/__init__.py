@@ -121,11 +121,6 @@ def extract(response: str, style: str = "math", *, timeout: float = SECONDS) -> 
     return score(response, None, style, timeout=timeout).answer
 
 
-def equivalent(first: str, second: str, style: str = "math", *, timeout: float = SECONDS) -> bool:
-    """Whether two answers are one group of :func:`groups`."""
-    return first == second or len(set(groups([first, second], style, timeout=timeout))) == 1
-
-
 def groups(
     answers: Sequence[str | None],
     style: str = "math",

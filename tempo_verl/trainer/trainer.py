@@ -75,7 +75,8 @@ class TempoTrainer(PPOTrainerSync):
         if trained.unlabeled is not None:
             rows = trained.samples.rows(trained.unlabeled).by_session()
             reward = rows.align(trained.samples, trained.reward)
-            correct = verdicts(checks, rows.meta.keys)
+            with log.time("monitor"):  # what is left to wait for
+                correct = verdicts(checks, rows.meta.keys)
             log.metrics.update(self.monitor.metrics(correct, rows.prompts, reward.numpy()))
             log.arrays["unlabeled_correct"] = correct
             self.streams.unlabeled.observe(rows.prompts, reward.tolist())

@@ -74,14 +74,14 @@ def test_a_difference_is_told_with_its_place() -> None:
         "metrics/a: 1.05, not 1.0",
         "metrics/b: gone",
         "metrics/c: new",
-        "metrics/training/rollout_std: 0.2, not 0.0",
+        "metrics/training/rollout_probs_diff_std: 0.2, not 0.0",
         "weights/sha256: '2', not '1'",
     ]
     assert list(traces.differences(one, other, 0.1)) == [
         "arrays/x[1][0]: 3.5, not 3.0",
         "metrics/b: gone",
         "metrics/c: new",
-        "metrics/training/rollout_std: 0.2, not 0.0",
+        "metrics/training/rollout_probs_diff_std: 0.2, not 0.0",
     ]
 
 

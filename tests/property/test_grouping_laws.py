@@ -18,8 +18,8 @@ law = settings(
 
 PIECES = [
     *"0123456789+-*/^_=<>,.;:!|()[]{}%$ xyzABeiπ√½∞≤≥≠∈∪", r"\frac", r"\sqrt", r"\pi", r"\le", r"\in", r"\cup",
-    r"\infty", r"\text{ cm}", r"\text{", r"\mathrm{kg}", r"\left(", r"\right]", r"\{", r"\}", r"\ldots", r"\\", " or ", " and ",
-    "yes", "sqrt(", r"^\circ", "e-5", "10:30", r"\begin{cases}", r"\end{cases}", " km/h",
+    r"\infty", r"\text{ cm}", r"\text{", r"\mathrm{kg}", r"\left(", r"\right]", r"\{", r"\}", r"\ldots", r"\\", " or ",
+    " and ",     "yes", "sqrt(", r"^\circ", "e-5", "10:30", r"\begin{cases}", r"\end{cases}", " km/h",
 ]  # fmt: skip
 texts = st.lists(st.sampled_from(PIECES), min_size=1, max_size=12).map("".join)
 forms = st.sampled_from(

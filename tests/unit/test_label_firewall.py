@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from fields import method_of
-from omegaconf import OmegaConf
 
 import tempo_verl
 from tempo_verl.data.monitor import Monitor, verdicts
@@ -65,14 +64,14 @@ class VerlTrainer(SimpleNamespace):
 
 
 @pytest.fixture
-def parts() -> tuple[VerlTrainer, Round]:
+def parts(compose) -> tuple[VerlTrainer, Round]:
     """A trainer that holds streams and monitor, and a round as it makes one."""
     method = method_of(unlabeled__batch_size=1)
     streams, answers = Streams.build(
         method, Rows(), None, Watch(method.settings.alarms, method.settings.calibration.gate)
     )
     trainer = VerlTrainer(
-        config=OmegaConf.create({}), tokenizer=None, use_critic=True, use_reference_policy=False, critic_wg=object(),
+        config=compose(), tokenizer=None, use_critic=True, use_reference_policy=False, critic_wg=object(),
         actor_rollout_wg=object(), checkpoint_manager=object(), replay_buffer=SimpleNamespace(sample=lambda: None),
         streams=streams, monitor=Monitor(answers),
     )  # fmt: skip
@@ -154,4 +153,7 @@ def test_one_module_talks_to_transfer_queue_and_one_to_verls_trainer() -> None:
         }
 
     assert users("transfer_queue") == {"trainer/batch.py"}
-    assert users("verl.trainer.ppo") == {"trainer/arrivals.py", "trainer/port.py", "trainer/trainer.py", "doctor.py"}
+    assert users("verl.trainer.ppo") == {
+        "config/checks.py", "doctor.py", "trainer/arrivals.py", "trainer/correction.py", "trainer/port.py",
+        "trainer/trainer.py",
+    }  # fmt: skip

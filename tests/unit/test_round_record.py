@@ -128,7 +128,9 @@ def test_the_file_of_a_round_is_about_the_rows_it_trained_on(queue: Queue, tmp_p
     assert found["unlabeled_key"].tolist() == [f"u-0-{row}_0_0" for row in rows]
     assert found["unlabeled_value_final"].tolist() == pytest.approx([0.7, 0.2, 0.0][: len(rows)])
     assert {array.shape for array in found.values()} == {(len(rows),)}
-    assert log.metrics["tempo/unlabeled/reward_mean"] == pytest.approx(found["unlabeled_reward"].mean())
+    assert log.metrics["tempo/unlabeled/reward_mean"] == pytest.approx(
+        found["unlabeled_reward"][:2].mean()
+    )  # no synthetic row
     assert log.metrics["tempo/unlabeled/entropy"] == 0.5
     assert (log.metrics["tempo/time/rollout_s"], log.metrics["tempo/time/m_step_s"]) == (2.0, 3.0)
     assert queue.twice() == {}
