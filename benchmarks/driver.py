@@ -181,7 +181,7 @@ def _decode(tokenizer: Any, ids: list[torch.Tensor], row: int) -> str:
 
 
 def spellings(figures: Figures, rows: int, rng: random.Random, bombs: int) -> None:
-    """One spelling for equal answers, as votes, clusters and diversity need: several of three answers to each prompt."""
+    """One spelling for equal answers, as votes and clusters need: two of each of three answers to a prompt."""
     from tempo_verl.rewards import one_spelling
 
     truths, _ = read_truths(rng)
