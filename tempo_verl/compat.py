@@ -10,6 +10,10 @@ All are for verl >=0.9.1,<0.10 (``SUPPORTED_VERL``) and are covered by ``tests/c
 ``load_valuehead_model``            a word; ours keeps the configured attention and stops, naming the missing weight.
 ``fsdp.transformer_impl.``          offloads a forward-only model (the KL reference) through pinned memory, which a
 ``CPUOffloadPolicy``                torch without accelerator cannot allocate; on a CPU there is nothing to offload.
+``megatron.transformer_impl.``       names the critic's head ``lm_head.weight``, drops it where the embeddings are tied,
+``MegatronEngineWithValueHead``     keeps a random one where none is loaded, and opens no critic of FSDP; ours reads
+``verl.models.mcore.bridge.``       and writes the head as FSDP does (``score.weight``, ``score.bias``), and stops, naming
+``make_value_model``                the missing weight. Megatron-Bridge only.
 ``PPOTrainer._build_replay_...``    treats every trainer name but "sync" as asynchronous (six places); handled by an
                                     override in ``TempoTrainer``, listed here for completeness, no patch.
 ==================================  ================================================================================
@@ -18,6 +22,7 @@ All are for verl >=0.9.1,<0.10 (``SUPPORTED_VERL``) and are covered by ``tests/c
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -139,6 +144,108 @@ def register_critic_class(model_config: Any) -> None:
         name, (GenericForTokenClassification, backbone.__bases__[0]), {"__module__": backbone.__module__}
     )
     AutoModelForTokenClassification.register(type(model_config), critic_class)
+
+
+def patch_megatron_value_head(mcore_bridge: ModuleType) -> None:
+    """Give the critic's head a bias, as transformers' critics have one, and no values before some are loaded."""
+    original = mcore_bridge.make_value_model
+
+    @functools.wraps(original)
+    def make_value_model(hidden_size: int, sequence_parallel: bool) -> Callable:
+        replace_output_layer = original(hidden_size, sequence_parallel)
+
+        def hook(model):
+            replace_output_layer(model)
+            for head in _heads(model):
+                head.bias = type(head.weight)(head.weight.new_empty(1))
+                for parameter in head.parameters():
+                    parameter.data.fill_(float("nan"))
+                    if sequence_parallel:  # each rank has the gradient of its positions: Megatron adds them up
+                        parameter.sequence_parallel = True
+            return model
+
+        return hook
+
+    mcore_bridge.make_value_model = make_value_model
+
+
+def patch_megatron_critic(transformer_impl: ModuleType) -> None:
+    """Let Megatron read and write critics in FSDP's format. A new head is zero, if one is allowed at all."""
+    engine = transformer_impl.MegatronEngineWithValueHead
+    build_config, build_module = engine._build_tf_config, engine._build_megatron_module
+
+    @functools.wraps(build_config)
+    def _build_tf_config(self):
+        from transformers import AutoModelForTokenClassification
+        from verl.models.mcore import bridge as mcore_bridge
+
+        hf_config = self.model_config.hf_config
+        self.allow_new_value_head = vars(hf_config).pop(ALLOW_NEW_VALUE_HEAD, False)
+        register_critic_class(hf_config)
+        hf_config.architectures = [AutoModelForTokenClassification._model_mapping[type(hf_config)].__name__]
+        hf_config.num_labels = 1
+        auto_bridge = mcore_bridge.AutoBridge
+        mcore_bridge.AutoBridge = critic_bridge(auto_bridge)  # which the method imports when it is called
+        try:
+            build_config(self)
+        finally:
+            mcore_bridge.AutoBridge = auto_bridge
+
+    @functools.wraps(build_module)
+    def _build_megatron_module(self):
+        module = build_module(self)
+        weights = [item for head in _heads(module) for item in head.named_parameters()]
+        missing = [f"score.{name}" for name, weight in weights if weight.isnan().any()]
+        if missing and not self.allow_new_value_head:
+            raise UserError(missing_head_message(self.model_config.local_path, missing))
+        for name, weight in weights:
+            if f"score.{name}" in missing:
+                weight.data.zero_()
+        return module
+
+    engine._build_tf_config, engine._build_megatron_module = _build_tf_config, _build_megatron_module
+
+
+def critic_bridge(auto_bridge: type) -> type:
+    """Megatron-Bridge's ``AutoBridge`` for critics.
+
+    It is made from the config alone. Then it opens critics of FSDP, which call themselves no causal language model, and
+    writes every weight of the model: one that has its weights writes the files of the model that training began with,
+    which lack a head or have another.
+    """
+    from megatron.bridge.models.conversion.mapping_registry import MegatronMappingRegistry
+    from megatron.bridge.models.conversion.param_mapping import AutoMapping
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    def with_value_head(registry):
+        backbone = [mapping for mapping in registry if not mapping.megatron_param.startswith("output_layer.")]
+        head = [AutoMapping(f"output_layer.{name}", f"score.{name}") for name in ("weight", "bias")]
+        return MegatronMappingRegistry(*backbone, *head)
+
+    class CriticBridge(auto_bridge):
+        @classmethod
+        def from_hf_pretrained(cls, path: str, trust_remote_code: bool = False):
+            config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+            config.architectures = [AutoModelForCausalLM._model_mapping[type(config)].__name__]
+            config.trust_remote_code = trust_remote_code  # the bridge looks there when it opens the weights
+            return cls.from_hf_config(config)
+
+        @property
+        def _model_bridge(self):
+            bridge = super()._model_bridge
+            registry = bridge.mapping_registry
+            bridge.mapping_registry = lambda: with_value_head(registry())
+            return bridge
+
+    return CriticBridge
+
+
+def _heads(chunks: Any) -> list[Any]:
+    """The value head among Megatron's chunks of a critic: one on the last pipeline stage, none elsewhere."""
+    from verl.utils.megatron_utils import unwrap_model
+
+    models = [unwrap_model(chunk) for chunk in (chunks if isinstance(chunks, list) else [chunks])]
+    return [model.output_layer for model in models if model.post_process]
 
 
 def missing_head_message(path: str, missing: list[str]) -> str:

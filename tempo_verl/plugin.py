@@ -26,6 +26,8 @@ HOOKS = {
     "verl.workers.rollout.replica": "tempo_verl.backends.transformers_rollout:register_replica",
     "verl.utils.model": "tempo_verl.compat:patch_value_head_loading",
     "verl.utils.distributed": "tempo_verl.compat:patch_process_group",
+    "verl.models.mcore.bridge": "tempo_verl.compat:patch_megatron_value_head",
+    "verl.workers.engine.megatron.transformer_impl": "tempo_verl.compat:patch_megatron_critic",
 }
 
 

@@ -36,11 +36,11 @@ class FSDPCriticConfig(VerlFSDPCriticConfig):
 
 @dataclass
 class McoreCriticConfig(VerlMcoreCriticConfig):
-    """As above, for Megatron: its loader never reads a Hugging Face head, so only the checks before a run
-    read the field."""
+    """As above, for Megatron."""
 
     allow_new_value_head: bool = False
 
     def __post_init__(self):
         super().__post_init__()
         _cut_as_configured(self)
+        setattr(self.model.hf_config, ALLOW_NEW_VALUE_HEAD, self.allow_new_value_head)
