@@ -20,11 +20,13 @@ from omegaconf import OmegaConf
 HOOKS = {
     "verl.plugin.platform": "tempo_verl.backends.cpu_platform:register",
     "verl.trainer.ppo.v1": "tempo_verl.trainer:register",
-    "verl.workers.engine.fsdp.transformer_impl": "tempo_verl.compat:patch_offload_policy",
+    "verl.workers.engine.fsdp.transformer_impl": "tempo_verl.compat:patch_fsdp_engine",
     "verl.workers.engine": "tempo_verl.backends.cpu_engine:register",
     "verl.workers.rollout.base": "tempo_verl.backends.transformers_rollout:register_adapter",
     "verl.workers.rollout.replica": "tempo_verl.backends.transformers_rollout:register_replica",
     "verl.utils.model": "tempo_verl.compat:patch_value_head_loading",
+    "verl.utils.fsdp_utils": "tempo_verl.compat:patch_lora_merge",
+    "verl.utils.checkpoint.fsdp_checkpoint_manager": "tempo_verl.compat:patch_lora_export",
     "verl.utils.distributed": "tempo_verl.compat:patch_process_group",
 }
 

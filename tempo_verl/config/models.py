@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tempo_verl.compat import missing_head_message
 from tempo_verl.config.files import check_questions
+from tempo_verl.config.lora import check_lora
 from tempo_verl.data.validation import Questions
 from tempo_verl.errors import UserError
 from tempo_verl.methods import Method
@@ -35,11 +36,16 @@ def check_models(config: DictConfig) -> None:
             _check_positions(config, field, local)
     if config.critic.enable:
         _check_value_head(config)
-    _check_lora(config)
+    check_lora(config)
 
 
 def _check_value_head(config: DictConfig) -> None:
     critic = Path(config.critic.model.path)
+    if config.critic.float32_head and not config.critic.strategy.startswith("fsdp"):
+        raise UserError(
+            f"critic.float32_head=true: critic.strategy={config.critic.strategy} computes the value head by itself, in "
+            "bfloat16; set it to false, or use FSDP"
+        )
     if config.critic.allow_new_value_head:
         return
     if not config.critic.strategy.startswith("fsdp") and config.trainer.resume_mode != "resume_path":
@@ -51,18 +57,6 @@ def _check_value_head(config: DictConfig) -> None:
         missing = missing_value_head(critic, config.critic.model.trust_remote_code)
         if missing:
             raise UserError(missing_head_message(str(critic), missing))
-
-
-def _check_lora(config: DictConfig) -> None:
-    model = config.actor_rollout_ref.model
-    lora = model.get("lora") or {}
-    if config.actor_rollout_ref.rollout.name != "transformers" or lora.get("merge"):
-        return
-    if model.get("lora_rank", 0) > 0 or lora.get("rank", 0) > 0:
-        raise UserError(
-            "actor_rollout_ref.model.lora_rank: rollout.name=transformers takes whole weights only; "
-            "set actor_rollout_ref.model.lora.merge=true"
-        )
 
 
 def _check_vocabulary(field: str, model: Path, options: DictConfig) -> None:
