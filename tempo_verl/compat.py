@@ -14,6 +14,14 @@ All are for verl >=0.9.1,<0.10 (``SUPPORTED_VERL``) and are covered by ``tests/c
 ``MegatronEngineWithValueHead``     keeps a random one where none is loaded, and opens no critic of FSDP; ours reads
 ``verl.models.mcore.bridge.``       and writes the head as FSDP does (``score.weight``, ``score.bias``), and stops, naming
 ``make_value_model``                the missing weight. Megatron-Bridge only.
+``fsdp.transformer_impl.``          makes every LoRA model a causal language model, which a critic is not, and would
+``get_peft_model``                  freeze its value head; ours leaves the head outside: trained whole, its name kept.
+``fsdp.transformer_impl.``          casts the value head to bfloat16 with all other weights; ours shards a
+``apply_fsdp2``                     ``value_head.Float32Head`` by itself and lets it keep its float32 weights.
+``fsdp_checkpoint_manager.``        exports a LoRA model under peft's names, of which transformers knows none: it would
+``get_fsdp_full_state_dict``        start a random model; ours merges the adapter and exports the whole model.
+``verl.utils.fsdp_utils.``          merges the LoRA layers inside the blocks that FSDP2 wraps, and leaves out those
+``fsdp_merge_unmerge``              beside them (a vision model's projector); ours merges them too.
 ``PPOTrainer._build_replay_...``    treats every trainer name but "sync" as asynchronous (six places); handled by an
                                     override in ``TempoTrainer``, listed here for completeness, no patch.
 ==================================  ================================================================================
@@ -32,6 +40,7 @@ SUPPORTED_VERL = ">=0.9.1,<0.10"
 
 # Set on the Hugging Face config of a critic by ``tempo_verl.trainer.critic_config`` for the loader below.
 ALLOW_NEW_VALUE_HEAD = "tempo_allow_new_value_head"
+FLOAT32_HEAD = "tempo_float32_head"
 
 
 def check_verl_version() -> None:
@@ -76,6 +85,86 @@ def patch_offload_policy(transformer_impl: ModuleType) -> None:
     transformer_impl.CPUOffloadPolicy = offload_policy
 
 
+def patch_fsdp_engine(transformer_impl: ModuleType) -> None:
+    """All patches of verl's FSDP engine."""
+    patch_offload_policy(transformer_impl)
+    patch_critic_lora(transformer_impl)
+    patch_float32_head(transformer_impl)
+
+
+def patch_critic_lora(transformer_impl: ModuleType) -> None:
+    """Give a critic with ``critic.model.lora_rank`` an adapter on its backbone, and a head that is trained whole."""
+    import torch
+
+    from tempo_verl.value_head import head_of, is_critic
+
+    original = transformer_impl.get_peft_model
+
+    @functools.wraps(original)
+    def get_peft_model(model, peft_config, *args, **kwargs):
+        if not is_critic(model):
+            return original(model, peft_config, *args, **kwargs)
+        peft_config.task_type = None  # peft's own class for token classification would rename the head
+        head = head_of(model)
+        for name in head:
+            setattr(model, name, torch.nn.Identity())  # out of peft's sight: neither frozen nor adapted
+        adapted = original(model, peft_config, *args, **kwargs)
+        for name, module in head.items():
+            setattr(model, name, module)
+        return adapted
+
+    transformer_impl.get_peft_model = get_peft_model
+
+
+def patch_float32_head(transformer_impl: ModuleType) -> None:
+    """Keep the weights of a ``Float32Head`` in float32 under FSDP2's mixed precision."""
+    import torch
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    from tempo_verl.value_head import Float32Head
+
+    original = transformer_impl.apply_fsdp2
+
+    @functools.wraps(original)
+    def apply_fsdp2(model, fsdp_kwargs, config):
+        policy = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+        for module in [module for module in model.modules() if isinstance(module, Float32Head)]:
+            fully_shard(module, **(fsdp_kwargs | {"mp_policy": policy}))
+        return original(model, fsdp_kwargs, config)
+
+    transformer_impl.apply_fsdp2 = apply_fsdp2
+
+
+def patch_lora_export(checkpoint_manager: ModuleType) -> None:
+    """Save a LoRA model's Hugging Face directory with the adapter merged, under the names of the plain model."""
+    original = checkpoint_manager.get_fsdp_full_state_dict
+
+    @functools.wraps(original)
+    def get_fsdp_full_state_dict(model, *args, **kwargs):
+        from verl.utils.fsdp_utils import merged_lora_context, normalize_peft_param_name
+
+        if not hasattr(getattr(model, "_fsdp_wrapped_module", model), "peft_config"):
+            return original(model, *args, **kwargs)
+        with merged_lora_context(model, backup_adapters=True):
+            weights = normalize_peft_param_name(original(model, *args, **kwargs))
+            return {name: weight.clone() for name, weight in weights.items()}  # the context restores live tensors
+
+    checkpoint_manager.get_fsdp_full_state_dict = get_fsdp_full_state_dict
+
+
+def patch_lora_merge(fsdp_utils: ModuleType) -> None:
+    """Merge every LoRA layer of an FSDP2 model, those outside the wrapped blocks as well."""
+    original = fsdp_utils.fsdp_merge_unmerge
+
+    @functools.wraps(original)
+    def fsdp_merge_unmerge(module, do_merge):
+        original(module, do_merge)
+        if fsdp_utils.fsdp_version(module) == 2:
+            fsdp_utils._merge_or_unmerge_lora_(module, merge=do_merge)  # what is merged already is left alone
+
+    fsdp_utils.fsdp_merge_unmerge = fsdp_merge_unmerge
+
+
 def patch_value_head_loading(model_utils: ModuleType) -> None:
     """Replace verl's critic loader by :func:`load_valuehead_model`."""
     model_utils.load_valuehead_model = load_valuehead_model
@@ -87,7 +176,8 @@ def load_valuehead_model(local_path: str, torch_dtype: Any, model_config: Any, t
     Args:
         local_path: Hugging Face directory of a critic, or of a causal language model if a new head is allowed.
         torch_dtype: dtype of the loaded weights.
-        model_config: the directory's config with ``num_labels=1``; its attention implementation is kept.
+        model_config: the directory's config with ``num_labels=1``; its attention implementation is kept. Our marks,
+            :data:`ALLOW_NEW_VALUE_HEAD` and :data:`FLOAT32_HEAD`, are taken off it.
         trust_remote_code: as in transformers.
 
     Returns:
@@ -99,10 +189,12 @@ def load_valuehead_model(local_path: str, torch_dtype: Any, model_config: Any, t
     """
     from transformers import AutoModelForTokenClassification
 
-    allow_new_head = getattr(model_config, ALLOW_NEW_VALUE_HEAD, False)
-    if hasattr(model_config, ALLOW_NEW_VALUE_HEAD):
-        delattr(model_config, ALLOW_NEW_VALUE_HEAD)  # ours alone: it must not reach a saved config.json
+    from tempo_verl.value_head import use_float32_head
 
+    # ours alone: they must not reach a saved config.json
+    allow_new_head, float32_head = (
+        model_config.__dict__.pop(mark, False) for mark in (ALLOW_NEW_VALUE_HEAD, FLOAT32_HEAD)
+    )
     register_critic_class(model_config)
     module, info = AutoModelForTokenClassification.from_pretrained(
         local_path,
@@ -124,6 +216,8 @@ def load_valuehead_model(local_path: str, torch_dtype: Any, model_config: Any, t
     for name, parameter in module.named_parameters():
         if name in missing:
             parameter.data.zero_()
+    if float32_head:
+        use_float32_head(module)
     module.config.architectures = [type(module).__name__]  # so that verl's checkpoint manager saves the head as well
     return module
 

@@ -282,6 +282,7 @@ def _recording_trainer() -> type:
                     "sessions": samples.sessions,
                     "ends": samples.ends,
                     "reward": [row.sum().item() for row in samples.read("rm_scores")["rm_scores"].unbind()],
+                    "rollout_log_probs": list(samples.read("rollout_log_probs")["rollout_log_probs"].unbind()),
                 }
 
     return RecordingTrainer

@@ -44,6 +44,7 @@ class TransformersServer:
             attn_implementation="sdpa",
             trust_remote_code=model_config.trust_remote_code,
         ).eval()
+        self.adapted: Any = None  # the model with its LoRA adapter, once there is one
         self.global_steps: int | None = None
         self.repeats: Counter = Counter()
         self.waiting: list[tuple[Request, asyncio.Future]] = []
@@ -108,19 +109,37 @@ class TransformersServer:
             for (_, future), completion in zip(batch, completions, strict=True):
                 future.set_result(completion)
 
-    async def update_weights(self, weights: dict[str, np.ndarray], global_steps: int | None) -> None:
-        """Take over the training process's weights (Hugging Face names, full tensors).
+    async def update_weights(
+        self, weights: dict[str, np.ndarray], global_steps: int | None, lora: dict[str, Any] | None = None
+    ) -> None:
+        """Take over the training process's weights (full tensors).
+
+        Args:
+            weights: of the model, by Hugging Face names; or of its LoRA adapter, by peft's.
+            global_steps: the policy version.
+            lora: configuration of the adapter that ``weights`` are.
 
         Raises:
             ValueError: a name or a shape does not fit the model.
         """
-        self.model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, strict=False)
-        unknown = sorted(set(weights) - set(self.model.state_dict()))
+        tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
+        if lora is None:
+            unknown = self.model.load_state_dict(tensors, strict=False).unexpected_keys
+        else:
+            unknown = self._update_adapter(tensors, lora)
         if unknown:
-            raise ValueError(f"rollout weights not in the model: {unknown[:3]}")
+            raise ValueError(f"rollout weights not in the model: {sorted(unknown)[:3]}")
         if global_steps is not None and global_steps != self.global_steps:
             self.global_steps = global_steps
             self.repeats.clear()
+
+    def _update_adapter(self, weights: dict[str, torch.Tensor], lora: dict[str, Any]) -> list[str]:
+        """Put the adapter on the model, the first time, and give it these weights; returns those without a place."""
+        from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+
+        if self.adapted is None:
+            self.adapted = get_peft_model(self.model, LoraConfig(**lora)).eval()  # its layers are now in self.model
+        return set_peft_model_state_dict(self.adapted, weights).unexpected_keys
 
     async def sleep(self) -> None:
         """Nothing to free: the CPU backend shares no device memory with training."""

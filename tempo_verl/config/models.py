@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from tempo_verl.compat import missing_head_message
 from tempo_verl.config.files import check_questions
 from tempo_verl.config.layout import Role, roles
+from tempo_verl.config.lora import check_lora
 from tempo_verl.data.validation import HDFS, Questions
 from tempo_verl.errors import UserError
 from tempo_verl.methods import Method
@@ -51,7 +52,16 @@ def check_models(config: DictConfig) -> None:
             _check_directory(role, local)
     if config.critic.enable:
         _check_megatron_head(config)
-    _check_lora(config)
+        _check_float32_head(config)
+    check_lora(config)
+
+
+def _check_float32_head(config: DictConfig) -> None:
+    if config.critic.float32_head and not config.critic.strategy.startswith("fsdp"):
+        raise UserError(
+            f"critic.float32_head=true: critic.strategy={config.critic.strategy} computes the value head by itself, in "
+            "bfloat16; set it to false, or use FSDP"
+        )
 
 
 def _models(config: DictConfig) -> list[Role]:
@@ -127,18 +137,6 @@ def _check_megatron_head(config: DictConfig) -> None:
         "resume a Megatron checkpoint (trainer.resume_mode=resume_path, trainer.resume_from_path=...) or set "
         "critic.allow_new_value_head=true"
     )
-
-
-def _check_lora(config: DictConfig) -> None:
-    model = config.actor_rollout_ref.model
-    lora = model.get("lora") or {}
-    if config.actor_rollout_ref.rollout.name != "transformers" or lora.get("merge"):
-        return
-    if model.get("lora_rank", 0) > 0 or lora.get("rank", 0) > 0:
-        raise UserError(
-            "actor_rollout_ref.model.lora_rank: rollout.name=transformers takes whole weights only; "
-            "set actor_rollout_ref.model.lora.merge=true"
-        )
 
 
 def _check_vocabulary(role: Role, model: Path) -> None:

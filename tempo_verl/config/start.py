@@ -53,4 +53,5 @@ def check_start(config: DictConfig, settings: TempoSettings) -> None:
 
 
 def _holds_model(path: str | None) -> bool:
-    return (Path(str(path)) / "config.json").is_file()
+    """Weights as well: verl writes a config.json at every save, and Megatron's LoRA no more than an adapter."""
+    return (Path(str(path)) / "config.json").is_file() and any(Path(str(path)).glob("*.safetensors"))

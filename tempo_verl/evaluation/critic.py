@@ -60,10 +60,11 @@ class Critic:
     def __init__(self, path: str, which: str = "after_last_token", trust_remote_code: bool = False):
         from transformers import AutoConfig
 
-        from tempo_verl.compat import load_valuehead_model
+        from tempo_verl.compat import FLOAT32_HEAD, load_valuehead_model
 
         device, dtype = device_and_dtype()
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, num_labels=1)
+        setattr(config, FLOAT32_HEAD, True)
         self._model = load_valuehead_model(path, dtype, config, trust_remote_code).to(device).eval()
         self._which = which
 

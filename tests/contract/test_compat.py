@@ -15,17 +15,27 @@ import verl.utils.distributed as verl_distributed
 import verl.utils.model as verl_model
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from peft import LoraConfig, TaskType
 from safetensors.torch import load_file
 from torch.distributed.distributed_c10d import BackendConfig
 from torch.distributed.fsdp import CPUOffloadPolicy
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification, Olmo3Config
+from verl.utils import fsdp_utils
+from verl.utils.checkpoint import fsdp_checkpoint_manager
 from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
 from verl.workers.engine.fsdp import transformer_impl
 
 from tempo_verl import compat
-from tempo_verl.compat import ALLOW_NEW_VALUE_HEAD, SUPPORTED_VERL, check_verl_version, load_valuehead_model
+from tempo_verl.compat import (
+    ALLOW_NEW_VALUE_HEAD,
+    FLOAT32_HEAD,
+    SUPPORTED_VERL,
+    check_verl_version,
+    load_valuehead_model,
+)
 from tempo_verl.errors import UserError
 from tempo_verl.models import missing_value_head
+from tempo_verl.value_head import Float32Head
 
 # ---------------------------------------------------------------------- version
 
@@ -238,12 +248,78 @@ def test_a_model_type_without_a_class_for_critics_gets_one(tmp_path: Path) -> No
         load(policy)
 
 
-@pytest.mark.parametrize("allow", [True, False])
-def test_our_mark_does_not_stay_on_the_config(tiny_critic: Path, allow: bool) -> None:
-    config = config_as_verl_makes_it(tiny_critic, allow)
+@pytest.mark.parametrize("on", [True, False])
+def test_our_marks_do_not_stay_on_the_config(tiny_critic: Path, on: bool) -> None:
+    config = config_as_verl_makes_it(tiny_critic, on)
+    setattr(config, FLOAT32_HEAD, on)
     module = load_valuehead_model(str(tiny_critic), torch.float32, config, False)
-    assert not hasattr(config, ALLOW_NEW_VALUE_HEAD)
-    assert not hasattr(module.config, ALLOW_NEW_VALUE_HEAD)
+    for mark in (ALLOW_NEW_VALUE_HEAD, FLOAT32_HEAD):
+        assert not hasattr(config, mark)
+        assert not hasattr(module.config, mark)
+    assert isinstance(module.score, Float32Head) == on
+
+
+def test_a_float32_head_answers_in_float32_whatever_it_is_given() -> None:
+    head = torch.nn.Linear(64, 1)
+    head.__class__ = Float32Head
+    hidden = torch.randn(2, 3, 64).bfloat16()
+    expected = torch.nn.functional.linear(hidden.float(), head.weight, head.bias)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(head(hidden), expected)
+    assert head.bfloat16()(hidden).dtype == torch.float32
+
+
+def test_the_value_head_is_sharded_where_verl_calls_us() -> None:
+    source = " ".join(inspect.getsource(transformer_impl).split())
+    assert "apply_fsdp2(module, fsdp_kwargs, self.engine_config)" in source
+    assert '"mp_policy": mp_policy' in source
+    verls = list(inspect.signature(transformer_impl.apply_fsdp2.__wrapped__).parameters)
+    assert verls == ["model", "fsdp_kwargs", "config"]
+
+
+# ---------------------------------------------------------------------- LoRA (in training: tests/engine/test_lora.py)
+
+
+def lora() -> LoraConfig:
+    """As verl's engine makes it."""
+    return LoraConfig(task_type=TaskType.CAUSAL_LM, r=2, lora_alpha=4, target_modules="all-linear", bias="none")
+
+
+def test_verl_cannot_adapt_a_critic(tiny_critic: Path) -> None:
+    assert '"task_type": TaskType.CAUSAL_LM' in inspect.getsource(transformer_impl)
+    with pytest.raises(AttributeError, match="prepare_inputs_for_generation"):
+        transformer_impl.get_peft_model.__wrapped__(load(tiny_critic), lora())
+
+
+def test_ours_adapts_the_backbone_and_leaves_the_head_to_training(tiny_critic: Path) -> None:
+    critic = load(tiny_critic)
+    adapted = transformer_impl.get_peft_model(critic, lora())
+    trained = {name for name, weight in adapted.named_parameters() if weight.requires_grad}
+    assert {name for name in trained if ".lora_" not in name} == {
+        "base_model.model.score.weight", "base_model.model.score.bias",
+    }  # fmt: skip
+    assert not any(".lora_" in name for name in trained if "score" in name)
+    assert adapted.base_model.model is critic
+    assert list(dict(critic.named_children())) == list(dict(load(tiny_critic).named_children()))
+
+
+def test_a_policy_is_adapted_as_verl_does(tiny_policy: Path) -> None:
+    mine, verls = (
+        function(AutoModelForCausalLM.from_pretrained(tiny_policy), lora())
+        for function in (transformer_impl.get_peft_model, transformer_impl.get_peft_model.__wrapped__)
+    )
+    assert type(mine) is type(verls)
+    assert [(name, weight.requires_grad) for name, weight in mine.named_parameters()] == [
+        (name, weight.requires_grad) for name, weight in verls.named_parameters()
+    ]
+
+
+def test_the_export_and_the_merge_are_ours_where_verl_looks_for_them() -> None:
+    source = " ".join(inspect.getsource(fsdp_checkpoint_manager.FSDPCheckpointManager.save_checkpoint).split())
+    assert "get_fsdp_full_state_dict(self.model, offload_to_cpu=True, rank0_only=True)" in source
+    assert fsdp_checkpoint_manager.get_fsdp_full_state_dict.__wrapped__ is fsdp_utils.get_fsdp_full_state_dict
+    assert "fsdp_merge_unmerge(actor, do_merge=True)" in inspect.getsource(fsdp_utils.merged_lora_context)
+    assert "skip root model" in inspect.getsource(fsdp_utils.fsdp_merge_unmerge.__wrapped__)
 
 
 def test_a_config_without_our_mark_allows_no_new_head(tiny_policy: Path) -> None:
@@ -255,6 +331,12 @@ def test_a_config_without_our_mark_allows_no_new_head(tiny_policy: Path) -> None
 
 def test_every_patch_is_told_in_the_modules_text() -> None:
     patches = [name for name, _ in inspect.getmembers(compat, inspect.isfunction) if name.startswith("patch_")]
-    assert sorted(patches) == ["patch_offload_policy", "patch_process_group", "patch_value_head_loading"]
-    for told in ("verl.utils.distributed", "CPUOffloadPolicy", "load_valuehead_model", "_build_"):
+    assert sorted(patches) == [
+        "patch_critic_lora", "patch_float32_head", "patch_fsdp_engine", "patch_lora_export", "patch_lora_merge",
+        "patch_offload_policy", "patch_process_group", "patch_value_head_loading",
+    ]  # fmt: skip
+    for told in (
+        "verl.utils.distributed", "CPUOffloadPolicy", "load_valuehead_model", "_build_replay", "get_peft_model",
+        "apply_fsdp2", "get_fsdp_full_state_dict", "fsdp_merge_unmerge",
+    ):  # fmt: skip
         assert told in compat.__doc__

@@ -37,7 +37,7 @@ from tempo_verl import plugin
 from tempo_verl.backends.adapter import TransformersAdapter
 from tempo_verl.backends.batch_rollout import BatchRolloutManager
 from tempo_verl.backends.replica import TransformersReplica, TransformersServer
-from tempo_verl.compat import ALLOW_NEW_VALUE_HEAD
+from tempo_verl.compat import ALLOW_NEW_VALUE_HEAD, FLOAT32_HEAD
 from tempo_verl.config.schema import read_settings
 from tempo_verl.errors import UserError
 from tempo_verl.launch import resolve_config
@@ -401,12 +401,14 @@ def test_the_groups_that_are_promised_are_shipped() -> None:
     assert {"cpu", "fsdp", "megatron"} <= set(HARDWARE)
 
 
-@pytest.mark.parametrize("allow", [True, False])
-def test_verl_builds_our_critic_config(compose, allow: bool) -> None:
-    config = omega_conf_to_dataclass(compose([f"critic.allow_new_value_head={str(allow).lower()}"]).critic)
+@pytest.mark.parametrize("on", [True, False])
+def test_verl_builds_our_critic_config(compose, on: bool) -> None:
+    fields = {"allow_new_value_head": ALLOW_NEW_VALUE_HEAD, "float32_head": FLOAT32_HEAD}
+    config = omega_conf_to_dataclass(compose([f"critic.{field}={str(on).lower()}" for field in fields]).critic)
     assert isinstance(config, FSDPCriticConfig)
-    assert config.allow_new_value_head is allow
-    assert getattr(config.model.hf_config, ALLOW_NEW_VALUE_HEAD) is allow  # the way it takes to the loader
+    for field, mark in fields.items():
+        assert getattr(config, field) is on
+        assert getattr(config.model.hf_config, mark) is on  # the way it takes to the loader
     assert config.model.hf_config._attn_implementation == "sdpa"
     assert config.engine.strategy == "fsdp2"
 

@@ -669,7 +669,12 @@ def test_where_a_run_starts_from(run: Run, tiny_policy: Path, tmp_path: Path) ->
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("3")
     run["actor_rollout_ref.model.path"] = f"${{tempo_start_path:actor,{tmp_path},last}}"
     run.is_refused("holds no model; that run has to save hf_model")
-    shutil.copytree(tiny_policy, tmp_path / "global_step_3" / "actor" / "huggingface")
+    saved = tmp_path / "global_step_3" / "actor" / "huggingface"
+    (saved / "adapter").mkdir(parents=True)
+    shutil.copy(tiny_policy / "config.json", saved)
+    (saved / "adapter" / "adapter_model.safetensors").touch()
+    run.is_refused("holds no model; that run has to save hf_model")
+    shutil.copytree(tiny_policy, saved, dirs_exist_ok=True)
     check(run.config)  # this run names its critic itself
     run["critic.model.path"] = f"${{tempo_start_path:critic,{tmp_path},last}}"
     run.is_refused("critic/huggingface holds no critic; start from a run that has one, or set critic.model.path")

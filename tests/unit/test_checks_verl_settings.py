@@ -28,7 +28,6 @@ def test_the_shipped_value_of_a_setting_without_effect_is_the_neutral_one(compos
         ("reward.custom_reward_function.path=mine.py", "reward_model.style"),
         ("algorithm.filter_groups.enable=true", "calibrate the critic"),
         ("actor_rollout_ref.model.path='~/model'", "verl does not expand ~"),
-        ("actor_rollout_ref.model.lora_rank=8", "actor_rollout_ref.model.lora.merge=true"),
         ("critic.ppo_max_token_len_per_gpu=16", "critic.ppo_max_token_len_per_gpu=16 is less than"),
         ("hardware=megatron", "Megatron reads no Hugging Face value head"),
     ],
@@ -38,6 +37,43 @@ def test_refused(compose, override: str, told: str) -> None:
         check(compose([override]))
     assert told in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+MEGATRON = ("hardware=megatron", "critic.allow_new_value_head=true")
+OF_ACTOR, OF_CRITIC = "actor_rollout_ref.model", "critic.model"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ([f"{OF_ACTOR}.lora.merge=true"], "rollout.name=transformers takes the adapter as it is; set it to false"),
+        ([f"{OF_ACTOR}.lora.rank=8"], f"rank=8: is Megatron's; set {OF_ACTOR}.lora_rank instead"),
+        ([f"{OF_CRITIC}.lora.rank=8"], f"rank=8: is Megatron's; set {OF_CRITIC}.lora_rank instead"),
+        ([f"{OF_ACTOR}.lora_adapter_path=a"], f"set {OF_ACTOR}.lora_rank to the adapter's rank"),
+        ([f"{OF_CRITIC}.lora_adapter_path=a", f"{OF_CRITIC}.lora_rank=8"], "an adapter has no value head"),
+        (["+critic.checkpoint.save_lora_only=true"], "it would leave out the value head; set it to false"),
+        ([*MEGATRON, f"{OF_ACTOR}.lora_rank=8"], f"set {OF_ACTOR}.lora.rank instead"),
+        ([*MEGATRON, f"{OF_ACTOR}.lora_adapter_path=a"], f"set {OF_ACTOR}.lora.adapter_path instead"),
+        ([*MEGATRON, f"{OF_CRITIC}.lora.rank=8"], "leave out the value head; set it to 0"),
+        ([*MEGATRON, f"{OF_CRITIC}.lora_rank=8"], "leave out the value head; set it to 0"),
+        ([*MEGATRON, "critic.float32_head=true"], "critic.strategy=megatron computes the value head by itself"),
+    ],
+)
+def test_lora_that_would_not_be_read_or_not_be_exported(compose, overrides: list[str], told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check(compose(overrides))
+    message = str(caught.value)
+    field, _, value = overrides[-1].removeprefix("+").partition("=")
+    if "lora_rank=8" not in overrides[-1] or "hardware" in overrides[0]:
+        assert f"{field}={value}".lower() in message.lower()
+    assert told in message
+    assert len(message.splitlines()) == 1
+
+
+def test_lora_of_policy_and_critic_passes(compose) -> None:
+    ranks = [f"{OF_ACTOR}.lora_rank=8", f"{OF_CRITIC}.lora_rank=8"]
+    check(compose(ranks))
+    check(compose([*ranks, f"{OF_ACTOR}.lora_adapter_path=some/adapter"]))
 
 
 def test_several_actor_epochs_are_not_taken_for_the_critics(compose) -> None:
