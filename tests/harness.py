@@ -244,7 +244,7 @@ def _recording_trainer() -> type:
                 rows = zip(samples.meta.keys, stored["input_ids"].unbind(), stored["outcome"].unbind(), strict=True)
                 self.found.fitted[self.global_steps] = {key: (ids.tolist(), c.item()) for key, ids, c in rows}
 
-        def _before_update(self, samples, _log) -> None:
+        def _before_update(self, samples, *_options) -> None:
             self.keep("between")
             if self.keeps_rows:
                 self.found.rows[self.global_steps] = {

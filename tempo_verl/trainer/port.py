@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import ray
 import torch
 from omegaconf import DictConfig
@@ -129,6 +130,18 @@ class Port:
             workers._dispatch_info[mesh] = workers._query_dispatch_info(mesh)
         return max(workers._dispatch_info[mesh]) + 1
 
+    def in_updates(self, samples: Samples, multiple: int, log: Log, prefix: str) -> Samples:
+        """Balanced samples for updates of ``multiple`` rows, less the synthetic rows that would fill whole updates.
+
+        They are there where another phase takes more rows at a time. The optimiser would step on its momentum alone,
+        and verl's token mean of such an update is 0 / 0.
+        """
+        synthetic = np.flatnonzero(~samples.real)
+        surplus = synthetic[: len(synthetic) // multiple * multiple]
+        if not len(surplus):
+            return samples
+        return self.balanced(samples.rows(np.delete(np.arange(len(samples)), surplus)), multiple, log, prefix)
+
     # ------------------------------------------------------------------ the critic
 
     def values(self, samples: Samples) -> torch.Tensor:
@@ -154,7 +167,7 @@ class Port:
 
     # ------------------------------------------------------------------ the policy
 
-    def update_actor(self, samples: Samples, log: Log) -> None:
+    def update_actor(self, samples: Samples, mini_batch: int, log: Log) -> None:
         """verl's old and reference log-probabilities, and its actor update on the stored advantages."""
         with log.time("old_log_prob"):
             self._old_log_prob(samples.request(NOT_FOR_ACTOR), metrics=log.metrics)
@@ -162,7 +175,8 @@ class Port:
             with log.time("ref"):
                 self._ref_log_prob(samples.request(NOT_FOR_ACTOR), metrics=log.metrics)
         with log.time("update_actor"):
-            self._update_actor(samples.request(NOT_FOR_ACTOR), metrics=log.metrics)
+            rows = self.in_updates(samples, mini_batch, log, "global_seqlen")
+            self._update_actor(rows.request(NOT_FOR_ACTOR), metrics=log.metrics)
 
     @property
     def computes_entropy(self) -> bool:
