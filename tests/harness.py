@@ -20,6 +20,7 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
+from transformers import AutoModelForTokenClassification
 
 from tempo_verl.config.checks import check
 from tempo_verl.config.schema import read_settings
@@ -56,6 +57,18 @@ class Evidence:
     def changed(self, number: int, role: str, first: str = "start", second: str = "end") -> bool:
         """Whether any weight of a role differs between two moments of a round."""
         return not equal(*(self.weights_of(number, role, moment) for moment in (first, second)))
+
+    def values(self, number: int, moment: str) -> np.ndarray:
+        """(B, T + 1) V(x, y_1:t), t = 0..T, of the rows of the policy's update: by a plain pass, padded with 0."""
+        model = AutoModelForTokenClassification.from_pretrained(
+            self.model(number, "critic", moment), dtype=torch.float32
+        )
+        rows = self.rows[number]
+        values = np.zeros((len(rows["lengths"]), rows["mask"].shape[1] + 1))
+        with torch.inference_mode():
+            for row, (ids, length) in enumerate(zip(rows["input_ids"], rows["lengths"], strict=True)):
+                values[row, : length + 1] = model.eval()(input_ids=ids.unsqueeze(0)).logits[0, -(length + 1) :, 0]
+        return values
 
     def dump(self, number: int) -> dict[str, np.ndarray]:
         """What the trainer wrote of a round: a few numbers of each row."""

@@ -22,7 +22,7 @@ from verl.utils.py_functional import rename_dict
 from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions, log_seqlen_unbalance
 
 from tempo_verl.config.layout import Role, roles
-from tempo_verl.trainer.batch import NOT_FOR_ACTOR, NOT_FOR_CRITIC, Samples, final_values_of, select
+from tempo_verl.trainer.batch import NOT_FOR_ACTOR, NOT_FOR_CRITIC, KVBatchMeta, Samples, final_values_of, select
 from tempo_verl.trainer.log import Log
 
 if TYPE_CHECKING:
@@ -116,12 +116,23 @@ class Port:
         if parts == 1 and len(samples) % multiple == 0:
             return samples  # verl would still weigh every row against every other
         whole = upsample_batch_to_divisible_size(samples.meta, multiple, self.tokenizer.eos_token_id)
-        # numbers, not 0-d tensors: the same partitions 15 times as fast
-        lengths = torch.tensor([tag["seq_len"] for tag in whole.tags])
-        partitions = get_seqlen_balanced_partitions(calculate_workload(lengths).tolist(), parts, equal_size=True)
-        whole.reorder([row for partition in partitions for row in partition])
-        log.metrics.update(log_seqlen_unbalance(lengths.tolist(), partitions, prefix))
+        lengths = [tag["seq_len"] for tag in whole.tags]
+        log.metrics.update(log_seqlen_unbalance(lengths, _spread(whole, parts), prefix))
         return samples.of(whole)
+
+    def in_updates(self, samples: Samples, mini_batch: int, name: str) -> Samples:
+        """Rows for updates of a role, less the synthetic rows that would fill whole ones.
+
+        They are there where another pass has larger mini-batches, or more ranks. The optimiser would step on its
+        momentum alone, and the mean over tokens in verl's loss of the policy is 0 / 0.
+        """
+        synthetic = np.flatnonzero(~samples.real)
+        surplus = synthetic[: len(synthetic) // mini_batch * mini_batch]
+        if not len(surplus):
+            return samples
+        kept = samples.rows(np.delete(np.arange(len(samples)), surplus))
+        _spread(kept.meta, next(self._ranks(role) for role in self._roles if role.name == name))
+        return kept
 
     def _ranks(self, role: Role) -> int:
         """Data-parallel size of a role, as its workers tell."""
@@ -129,18 +140,6 @@ class Port:
         if mesh not in workers._dispatch_info:
             workers._dispatch_info[mesh] = workers._query_dispatch_info(mesh)
         return max(workers._dispatch_info[mesh]) + 1
-
-    def in_updates(self, samples: Samples, multiple: int, log: Log, prefix: str) -> Samples:
-        """Balanced samples for updates of ``multiple`` rows, less the synthetic rows that would fill whole updates.
-
-        They are there where another phase takes more rows at a time. The optimiser would step on its momentum alone,
-        and verl's token mean of such an update is 0 / 0.
-        """
-        synthetic = np.flatnonzero(~samples.real)
-        surplus = synthetic[: len(synthetic) // multiple * multiple]
-        if not len(surplus):
-            return samples
-        return self.balanced(samples.rows(np.delete(np.arange(len(samples)), surplus)), multiple, log, prefix)
 
     # ------------------------------------------------------------------ the critic
 
@@ -175,7 +174,7 @@ class Port:
             with log.time("ref"):
                 self._ref_log_prob(samples.request(NOT_FOR_ACTOR), metrics=log.metrics)
         with log.time("update_actor"):
-            rows = self.in_updates(samples, mini_batch, log, "global_seqlen")
+            rows = self.in_updates(samples, mini_batch, "actor")
             self._update_actor(rows.request(NOT_FOR_ACTOR), metrics=log.metrics)
 
     @property
@@ -186,6 +185,15 @@ class Port:
     @property
     def _temperature(self) -> float:
         return self.config.actor_rollout_ref.rollout.temperature
+
+
+def _spread(rows: KVBatchMeta, parts: int) -> list[list[int]]:
+    """Reorder rows so that parts of equal size are as much work as each other. Returns which rows are in each."""
+    # numbers, not 0-d tensors: the same partitions 15 times as fast
+    work = calculate_workload(torch.tensor([tag["seq_len"] for tag in rows.tags])).tolist()
+    partitions = get_seqlen_balanced_partitions(work, parts, equal_size=True)
+    rows.reorder([row for partition in partitions for row in partition])
+    return partitions
 
 
 def read_dataset(files: Any, trainer: PPOTrainerSync) -> Any:
