@@ -12,8 +12,8 @@ All are for verl >=0.9.1,<0.10 (``SUPPORTED_VERL``) and are covered by ``tests/c
 ``CPUOffloadPolicy``                torch without accelerator cannot allocate; on a CPU there is nothing to offload.
 ``megatron.transformer_impl.``       names the critic's head ``lm_head.weight``, drops it where the embeddings are tied,
 ``MegatronEngineWithValueHead``     keeps a random one where none is loaded, and opens no critic of FSDP; ours reads
-``verl.models.mcore.bridge.``       and writes the head as FSDP does (``score.weight``, ``score.bias``), and stops, naming
-``make_value_model``                the missing weight. Megatron-Bridge only.
+``verl.models.mcore.bridge.``       and writes the head as FSDP does (``score.weight``, ``score.bias``), and stops,
+``make_value_model``                naming the missing weight. Megatron-Bridge only.
 ``fsdp.transformer_impl.``          makes every LoRA model a causal language model, which a critic is not, and would
 ``get_peft_model``                  freeze its value head; ours leaves the head outside: trained whole, its name kept.
 ``fsdp.transformer_impl.``          casts the value head to bfloat16 with all other weights; ours shards a

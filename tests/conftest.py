@@ -44,8 +44,8 @@ yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Published question files, which are no part of this repository; the tests that read them are skipped without.
 BENCHMARKS = Path(os.environ.get("TEMPO_BENCHMARK_FILES") or Path(__file__).parents[2] / "shared" / "data")
 
-COMMANDS = ("tests/smoke/test_chain.py", "tests/integration/")  # trainings in processes of their own
-TRAININGS = ("tests/integration/", "tests/invariant/", "tests/smoke/")
+COMMANDS = ("tests/smoke/test_chain.py", "tests/integration/", "tests/engine/")  # work in processes of their own
+TRAININGS = ("tests/engine/", "tests/integration/", "tests/invariant/", "tests/smoke/")
 _open: list[Tour] = []
 
 

@@ -58,6 +58,18 @@ class Evidence:
         """Whether any weight of a role differs between two moments of a round."""
         return not equal(*(self.weights_of(number, role, moment) for moment in (first, second)))
 
+    def values(self, number: int, moment: str) -> np.ndarray:
+        """(B, T + 1) V(x, y_1:t), t = 0..T, of the rows of the policy's update: by a plain pass, padded with 0."""
+        model = AutoModelForTokenClassification.from_pretrained(
+            self.model(number, "critic", moment), dtype=torch.float32
+        )
+        rows = self.rows[number]
+        values = np.zeros((len(rows["lengths"]), rows["mask"].shape[1] + 1))
+        with torch.inference_mode():
+            for row, (ids, length) in enumerate(zip(rows["input_ids"], rows["lengths"], strict=True)):
+                values[row, : length + 1] = model.eval()(input_ids=ids.unsqueeze(0)).logits[0, -(length + 1) :, 0]
+        return values
+
     def dump(self, number: int) -> dict[str, np.ndarray]:
         """What the trainer wrote of a round: a few numbers of each row."""
         return dict(np.load(self.folder / "rounds" / f"round_{number:06d}.npz"))
@@ -267,7 +279,7 @@ def _recording_trainer() -> type:
                 rows = zip(samples.meta.keys, stored["input_ids"].unbind(), stored["outcome"].unbind(), strict=True)
                 self.found.fitted[self.global_steps] = {key: (ids.tolist(), c.item()) for key, ids, c in rows}
 
-        def _before_update(self, samples, _log) -> None:
+        def _before_update(self, samples, *_options) -> None:
             self.keep("between")
             if self.keeps_rows:
                 self.found.rows[self.global_steps] = {

@@ -62,6 +62,7 @@ class Critic:
     def train(self, samples: Samples) -> None:
         """Updates in mini-batches, by the loss that was set for the method, on the fields that were written for it."""
         epochs = self._method.settings.calibration.epochs
+        samples = self._port.in_updates(samples, self._mini_batch, "critic")
         self._log.metrics.update(
             self._port.train_critic(samples, mini_batch=self._mini_batch, epochs=epochs, number=self._number)
         )

@@ -37,16 +37,17 @@ def value_calibration_loss(model_output: dict, data: TensorDict, dp_group=None, 
     mask = data["loss_mask"].to_padded_tensor(0).to(values.dtype)
     outcome = data["outcome"]  # jagged after its way through TransferQueue, with one entry a row
     target = (outcome.values() if outcome.is_nested else outcome.reshape(-1)).to(values.dtype)
+    num_positions = max(data["batch_num_tokens"], 1)  # synthetic rows alone have none
     loss = data["dp_size"] * calibration_loss(
         values,
         target,
         mask,
         loss_agg_mode,
-        num_positions=data["batch_num_tokens"],
+        num_positions=num_positions,
         num_sequences=data["global_batch_size"],
     )
     with torch.no_grad():
-        mean_value = (values * mask).sum() * data["dp_size"] / data["batch_num_tokens"]
+        mean_value = (values * mask).sum() * data["dp_size"] / num_positions
     metrics = {
         "critic/vf_loss": Metric(value=loss.detach(), aggregation=AggregationType.SUM),
         "critic/vpred_mean": Metric(value=mean_value, aggregation=AggregationType.SUM),

@@ -66,7 +66,7 @@ class Policy:
 
     def update(self, samples: Samples) -> None:
         """verl's policy update on what is stored: old and reference log-probabilities, then the actor."""
-        self._port.update_actor(samples, self._log)
+        self._port.update_actor(samples, actor_mini_batch(self._port.config), self._log)
 
     def _multiple(self) -> int:
         """A batch that the critic's own loss trains on as well has whole mini-batches for both."""

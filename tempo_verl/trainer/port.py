@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import ray
 import torch
 from omegaconf import DictConfig
@@ -21,7 +22,7 @@ from verl.utils.py_functional import rename_dict
 from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions, log_seqlen_unbalance
 
 from tempo_verl.config.layout import Role, roles
-from tempo_verl.trainer.batch import NOT_FOR_ACTOR, NOT_FOR_CRITIC, Samples, final_values_of, select
+from tempo_verl.trainer.batch import NOT_FOR_ACTOR, NOT_FOR_CRITIC, KVBatchMeta, Samples, final_values_of, select
 from tempo_verl.trainer.correction import corrects, rollout_correction
 from tempo_verl.trainer.log import Log
 
@@ -120,12 +121,23 @@ class Port:
         if parts == 1 and len(samples) % multiple == 0:
             return samples  # verl would still weigh every row against every other
         whole = upsample_batch_to_divisible_size(samples.meta, multiple, self.tokenizer.eos_token_id)
-        # numbers, not 0-d tensors: the same partitions 15 times as fast
-        lengths = torch.tensor([tag["seq_len"] for tag in whole.tags])
-        partitions = get_seqlen_balanced_partitions(calculate_workload(lengths).tolist(), parts, equal_size=True)
-        whole.reorder([row for partition in partitions for row in partition])
-        log.metrics.update(log_seqlen_unbalance(lengths.tolist(), partitions, prefix))
+        lengths = [tag["seq_len"] for tag in whole.tags]
+        log.metrics.update(log_seqlen_unbalance(lengths, _spread(whole, parts), prefix))
         return samples.of(whole)
+
+    def in_updates(self, samples: Samples, mini_batch: int, name: str) -> Samples:
+        """Rows for updates of a role, less the synthetic rows that would fill whole ones.
+
+        They are there where another pass has larger mini-batches, or more ranks. The optimiser would step on its
+        momentum alone, and the mean over tokens in verl's loss of the policy is 0 / 0.
+        """
+        synthetic = np.flatnonzero(~samples.real)
+        surplus = synthetic[: len(synthetic) // mini_batch * mini_batch]
+        if not len(surplus):
+            return samples
+        kept = samples.rows(np.delete(np.arange(len(samples)), surplus))
+        _spread(kept.meta, next(self._ranks(role) for role in self._roles if role.name == name))
+        return kept
 
     def _ranks(self, role: Role) -> int:
         """Data-parallel size of a role, as its workers tell."""
@@ -159,7 +171,7 @@ class Port:
 
     # ------------------------------------------------------------------ the policy
 
-    def update_actor(self, samples: Samples, log: Log) -> None:
+    def update_actor(self, samples: Samples, mini_batch: int, log: Log) -> None:
         """verl's old and reference log-probabilities, and its actor update on the stored advantages.
 
         With ``algorithm.rollout_correction`` the update weighs or rejects tokens. Metrics are of all tokens.
@@ -173,7 +185,8 @@ class Port:
             with log.time("ref"):
                 self._ref_log_prob(samples.request(NOT_FOR_ACTOR), metrics=log.metrics)
         with log.time("update_actor"):
-            self._update_actor(samples.request(NOT_FOR_ACTOR), metrics=log.metrics)
+            rows = self.in_updates(samples, mini_batch, "actor")
+            self._update_actor(rows.request(NOT_FOR_ACTOR), metrics=log.metrics)
         if corrects(correction) and correction.rollout_rs is not None:
             samples.write(response_mask=samples.unpadded(mask))
 
@@ -201,6 +214,15 @@ class Port:
     @property
     def _temperature(self) -> float:
         return self.config.actor_rollout_ref.rollout.temperature
+
+
+def _spread(rows: KVBatchMeta, parts: int) -> list[list[int]]:
+    """Reorder rows so that parts of equal size are as much work as each other. Returns which rows are in each."""
+    # numbers, not 0-d tensors: the same partitions 15 times as fast
+    work = calculate_workload(torch.tensor([tag["seq_len"] for tag in rows.tags])).tolist()
+    partitions = get_seqlen_balanced_partitions(work, parts, equal_size=True)
+    rows.reorder([row for partition in partitions for row in partition])
+    return partitions
 
 
 def read_dataset(files: Any, trainer: PPOTrainerSync) -> Any:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from harness import Evidence, critics_values
+from harness import Evidence
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
 from tempo_verl.backends import batch_rollout
@@ -68,7 +68,7 @@ def test_critic_changes_only_in_the_e_step_and_actor_only_in_the_m_step(rounds: 
 @pytest.mark.parametrize("number", [1, 2])
 def test_values_are_those_of_the_updated_critic(rounds: Evidence, number: int) -> None:
     used = rounds.tokens(number)["unlabeled_values"]
-    updated, stale = (critics_values(rounds, number, moment).clip(-1, 1) for moment in ("between", "start"))
+    updated, stale = (rounds.values(number, moment).clip(-1, 1) for moment in ("between", "start"))
     assert np.abs(used - updated).max() < VALUE_TOLERANCE
     assert np.abs(used - stale).max() > 100 * VALUE_TOLERANCE
 
@@ -228,7 +228,7 @@ def test_official(train) -> None:
     for info, reward in zip(rows["infos"], rows["reward"], strict=True):
         assert reward == (2 * info["acc"] - 1 if "acc" in info else 0.0)
 
-    values = torch.from_numpy(critics_values(found, 1, "start")[:, :-1]).float()  # as it was before the round
+    values = torch.from_numpy(found.values(1, "start")[:, :-1]).float()  # as it was before the round
     at_the_end = torch.arange(len(mask)), torch.tensor(rows["lengths"]) - 1
     before_the_last = values[at_the_end]
     # what is told of the critic is told of the value that rewards, as a probability

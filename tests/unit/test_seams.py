@@ -465,6 +465,29 @@ def test_for_the_actor_alone_rows_are_spread_as_verl_does(changed: Callable[...,
     assert log.metrics == metrics
 
 
+@pytest.mark.parametrize("name", ["actor", "critic"])
+@pytest.mark.parametrize(
+    ("real", "synthetic", "mini_batch", "left"),
+    [(20, 12, 8, 4), (4, 12, 8, 4), (8, 8, 8, 0), (1, 15, 8, 7), (10, 6, 8, 6), (16, 0, 8, 0)],
+)
+def test_no_update_is_of_synthetic_rows_alone(
+    changed: Callable[..., DictConfig], name: str, real: int, synthetic: int, mini_batch: int, left: int
+) -> None:
+    samples = rollouts([128] * synthetic + list(range(10, 10 + real)))
+    for tag in samples.meta.tags[:synthetic]:
+        tag["is_padding"] = True
+    rows = port(changed("fsdp", {}), SHARED_BY_FOUR, SHARED_BY_TWO).in_updates(samples, mini_batch, name)
+    assert (rows.real.sum(), (~rows.real).sum()) == (real, left)
+    assert left < mini_batch
+    assert len(rows) % mini_batch == 0
+    assert len(samples) == real + synthetic
+    if left < synthetic:  # in equal shares for the ranks of whoever is updated
+        work = [tag["seq_len"] for tag in rows.meta.tags]
+        parts = {"actor": 2, "critic": 4}[name]
+        shares = [sum(work[part * len(work) // parts : (part + 1) * len(work) // parts]) for part in range(parts)]
+        assert max(shares) - min(shares) < 128
+
+
 # ---------------------------------------------------------------------- micro-batches of the critic
 
 
