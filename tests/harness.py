@@ -189,17 +189,6 @@ def train(config: DictConfig, folder: Path, **options: Any) -> Evidence:
         tour.close()
 
 
-def critics_values(found: Evidence, number: int, moment: str) -> np.ndarray:
-    """(B, T + 1) V(x, y_1:t), t = 0..T, of the rows of the update by a plain forward pass, padded with 0."""
-    model = AutoModelForTokenClassification.from_pretrained(found.model(number, "critic", moment), dtype=torch.float32)
-    rows = found.rows[number]
-    values = np.zeros((len(rows["lengths"]), rows["mask"].shape[1] + 1))
-    with torch.inference_mode():
-        for row, (ids, length) in enumerate(zip(rows["input_ids"], rows["lengths"], strict=True)):
-            values[row, : length + 1] = model.eval()(input_ids=ids.unsqueeze(0)).logits[0, -(length + 1) :, 0]
-    return values
-
-
 def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     assert first.keys() == second.keys()
     return all(torch.equal(first[name], second[name]) for name in first)

@@ -36,7 +36,7 @@ class Critic:
         score = self._method.probability(values, samples.response_mask).numpy()[samples.ends]
         correct = samples.verdicts.numpy()[samples.ends]
         self._log.metrics.update(labeled_metrics(score, correct))
-        keys = np.array(samples.meta.keys, dtype=str)[samples.real]
+        keys = np.array(samples.meta.keys, dtype=str)[samples.ends]
         self._log.arrays.update(labeled_key=keys, labeled_value=score, labeled_correct=correct)
         return values
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from functools import partial
 
+import torch
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 
 from tempo_verl.backends.cpu_platform import use_platform_for
@@ -73,12 +74,13 @@ class TempoTrainer(PPOTrainerSync):
 
         measure_policy(trained, self.port.computes_entropy, log)
         if trained.unlabeled is not None:
-            rows = trained.samples.rows(trained.unlabeled).by_session()
+            learnt = trained.samples.rows(trained.unlabeled)
+            rows = learnt.by_session()
             reward = rows.align(trained.samples, trained.reward)
             with log.time("monitor"):  # what is left to wait for
                 correct = verdicts(checks, rows.meta.keys)
             log.metrics.update(self.monitor.metrics(correct, rows.prompts, reward.numpy()))
-            log.arrays["unlabeled_correct"] = correct
+            log.arrays["unlabeled_correct"] = learnt.align(rows, torch.from_numpy(correct)).numpy()
             self.streams.unlabeled.observe(rows.prompts, reward.tolist())
         clear([labeled, unlabeled], but=trained.samples)
         log.finish(number, self.method.settings.dump_dir)

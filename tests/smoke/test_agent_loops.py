@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from agent_loops import HINT
-from harness import Evidence, critics_values
+from harness import Evidence
 from ray import cloudpickle
 from verl.workers.rollout.replica import TokenOutput
 
@@ -83,11 +83,11 @@ def test_outputs_of_a_session_are_scored_and_counted_as_one(trainer) -> None:
     labeled, unlabeled = collected(trainer, "labeled", "unlabeled")
     for samples in (labeled, unlabeled):
         # of the last output: rows are in order
-        texts = dict(zip(samples.sessions, trainer.port.texts(samples), strict=True))
+        texts = dict(zip(samples.sessions, map(trainer.port.reader(samples), range(len(samples))), strict=True))
         answers = {session: None if HINT in text else text[-2] for session, text in texts.items()}
         assert samples.answers == [answers[session] for session in samples.sessions]
         assert samples.by_session().answers == list(answers.values())
-    truths = [row["ground_truth"] for row in labeled.read_objects("reward_model")]
+    truths = [row["ground_truth"] for row in labeled.read_once("reward_model")]
     right = [float(answer == truth) for answer, truth in zip(labeled.answers, truths, strict=True)]
     assert labeled.verdicts.tolist() == right
     with pytest.raises(KeyError):
@@ -103,7 +103,7 @@ def test_sessions_that_failed_are_missing_and_others_are_whole(trainer) -> None:
     for session, count in Counter(samples.sessions).items():
         assert count == OUTPUTS[int(session.split("_")[1])]
 
-    padded = trainer.port.balanced(samples, 16, Log(), "padded")
+    padded = trainer.port.balanced(samples, 16, Log(), "padded", "policy")
     assert len(padded) % 16 == 0
     assert len(padded) > len(samples)
     assert padded.real.sum() == len(samples)
@@ -149,7 +149,7 @@ def test_the_verdict_on_a_session_is_the_target_of_all_its_outputs(trained: Evid
 
 
 def test_the_value_after_a_session_rewards_all_its_outputs(trained: Evidence) -> None:
-    rows, values = trained.rows[1], critics_values(trained, 1, "between").clip(0, 1)
+    rows, values = trained.rows[1], trained.values(1, "between").clip(0, 1)
     unlabeled = [row for row, session in enumerate(rows["sessions"]) if session.startswith("unlabeled")]
     assert Counter(Counter(rows["sessions"][row] for row in unlabeled).values()) == {1: 8, 2: 4, 3: 4}
     reward = {rows["sessions"][row]: values[row, rows["lengths"][row]] for row in unlabeled if rows["ends"][row]}

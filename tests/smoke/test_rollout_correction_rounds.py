@@ -39,8 +39,8 @@ def apart(monkeypatch: pytest.MonkeyPatch) -> Callable[[torch.Tensor], list[dict
             stored = samples.read(*FIELDS).to_padded_tensor()
             read.append({name: stored[name] for name in FIELDS} | {"own": samples.response_mask})
 
-        def looked_at(self, samples, log) -> None:
-            update(self, samples, log)
+        def looked_at(self, samples, *args) -> None:
+            update(self, samples, *args)
             read[-1]["after"] = samples.read("response_mask")["response_mask"].to_padded_tensor(0)
 
         monkeypatch.setattr(Port, "_correct_rollout", with_ratios)
@@ -89,8 +89,8 @@ def test_the_loss_weighs_and_rejects_labelled_tokens_too(tour, compose, apart) -
 def test_the_bypass_takes_the_rollouts_probabilities_for_the_old_ones(tour, compose, monkeypatch) -> None:
     update, read = Port.update_actor, []
 
-    def reading(self, samples, log) -> None:
-        update(self, samples, log)
+    def reading(self, samples, *args) -> None:
+        update(self, samples, *args)
         read.append(samples.read("old_log_probs", "rollout_log_probs").to_padded_tensor())
 
     monkeypatch.setattr(Port, "update_actor", reading)
