@@ -11,16 +11,18 @@ WORKERS ?= 2
 BIN := .venv/bin
 CONSTRAINTS := constraints/cpu.txt
 INSTALLED := .venv/.installed
+VLLM_INSTALLED := .venv-vllm/.installed
+VLLM_FILES := $(wildcard tests/vllm_cpu/requirements.txt tests/vllm_cpu/stub/*)
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: quickstart test test-all docs watch-verl lint format setup clean help
+.PHONY: quickstart test test-all test-vllm docs watch-verl lint format setup clean help
 
 # nothing here is to reach for a model hub or a tracking server
-quickstart test test-all: export HF_HUB_OFFLINE = 1
-quickstart test test-all: export WANDB_MODE = offline
+quickstart test test-all test-vllm: export HF_HUB_OFFLINE = 1
+quickstart test test-all test-vllm: export WANDB_MODE = offline
 
 quickstart: $(INSTALLED) ## tiny task, stage 0, TEMPO, evaluation and report on a CPU (ARGS=--fast: a few rounds only)
 	@$(BIN)/tempo-verl quickstart $(ARGS)
@@ -30,6 +32,9 @@ test: $(INSTALLED) ## the tests (ARGS=tests/unit: only those; WORKERS=1: one aft
 
 test-all: $(INSTALLED) ## all tests that need no accelerator: the miniature, every recipe, reports in a browser as well
 	@$(PYTEST) -m "not vllm and not gpu" $(ARGS)
+
+test-vllm: $(VLLM_INSTALLED) ## training rounds with vLLM's CPU build, in .venv-vllm
+	@.venv-vllm/bin/python -m pytest -m vllm $(ARGS)
 
 docs: $(INSTALLED) ## the documentation site, in build/docs
 	@$(PIP_INSTALL) -e '.[docs]'
@@ -49,8 +54,8 @@ format: $(INSTALLED) ## let ruff repair what it can
 
 setup: $(INSTALLED) ## only make .venv
 
-clean: ## remove .venv, caches and builds; runs/ stays
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## remove environments, caches and builds; runs/ stays
+	rm -rf .venv .venv-vllm build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find tempo_verl tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## this list
@@ -63,6 +68,16 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS) | $(BIN)/pip
 	@echo "Installing tempo-verl and what it needs into .venv; the first time this takes a few minutes."
 	@$(PIP_INSTALL) torch==2.13.0
 	@$(PIP_INSTALL) -e '.[cpu,math,dev]'
+	@touch $@
+
+# All of .venv, and on top of it vLLM's CPU build, which .venv itself is to do without
+$(VLLM_INSTALLED): $(INSTALLED) $(VLLM_FILES)
+	@echo "Installing vLLM's CPU build into .venv-vllm."
+	@$(BIN)/python -m venv --clear .venv-vllm
+	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> "$$(echo .venv-vllm/lib/python*/site-packages)/venv.pth"
+	@.venv-vllm/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r tests/vllm_cpu/requirements.txt \
+		./tests/vllm_cpu/stub
 	@touch $@
 
 # pip is the last thing that venv installs: an interrupted or failed creation is begun anew

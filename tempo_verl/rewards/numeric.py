@@ -299,7 +299,7 @@ def _logarithm(number: Number, base: Number | None = None) -> Number:
 _FUNCTIONS: dict[str, Callable[[Number], Number]] = {
     "sqrt": lambda number: _root(number, 2),
     "ln": _logarithm,
-    "exp": lambda number: _bounded(_decimal(number).exp()) if abs(number) < 10**6 else _none(),
+    "exp": lambda number: _exponential(number),
     "sin": lambda angle: _trigonometric(math.sin, angle),
     "cos": lambda angle: _trigonometric(math.cos, angle),
     "tan": lambda angle: _trigonometric(math.tan, angle),
@@ -307,12 +307,14 @@ _FUNCTIONS: dict[str, Callable[[Number], Number]] = {
     "arctan": lambda number: Decimal(repr(math.atan(float(number)))),
     "arcsin": lambda number: Decimal(repr(math.asin(float(number)))),
     "arccos": lambda number: Decimal(repr(math.acos(float(number)))),
-    "abs": abs,
+    "abs": lambda number: max(number, -number),
 }
 
 
-def _none() -> Number:
-    raise _NoNumber
+def _exponential(number: Number) -> Number:
+    if not -(10**6) < number < 10**6:
+        raise _NoNumber
+    return _bounded(_decimal(number).exp())
 
 
 class _Reader:
@@ -442,7 +444,8 @@ class _Reader:
             return self._inside({"(": ")", "[": "]", "{": "}"}[text])
         if text == "|":
             self._take()
-            return abs(self._inside("|"))
+            inside = self._inside("|")
+            return max(inside, -inside)
         if text in ("π", "\\pi", "pi"):
             self._take()
             return PI

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
+from verl.utils.config import omega_conf_to_dataclass, validate_config
+from verl.workers.rollout.base import _ROLLOUT_REGISTRY
+from verl.workers.rollout.replica import RolloutReplicaRegistry
 
 from tempo_verl.config.checks import WITHOUT_EFFECT, check
 from tempo_verl.config.folder import check_folder
@@ -145,3 +148,19 @@ def test_what_messages_advise_may_change(used) -> None:
 def test_a_folder_without_a_checkpoint_may_begin_anew(compose, tmp_path: Path) -> None:
     OmegaConf.save(compose(["tempo.labeled.batch_size=4"]), tmp_path / "config.yaml", resolve=True)
     check_folder(tmp_path, compose([f"trainer.default_local_dir='{tmp_path / 'checkpoints'}'"]))
+
+
+@pytest.mark.parametrize("name", ["vllm", "sglang"])
+@pytest.mark.parametrize("hardware", [["fsdp"], ["megatron", "critic.allow_new_value_head=true"]])
+def test_either_inference_engine_of_verl_passes_every_check(compose, hardware: list[str], name: str) -> None:
+    """Ours, and verl's own of the whole and of its parts."""
+    cluster = ["ray_kwargs.ray_init.num_cpus=64", "++ray_kwargs.ray_init.address=local"]
+    config = compose([f"hardware={hardware[0]}", *hardware[1:], f"actor_rollout_ref.rollout.name={name}", *cluster])
+    check(config)
+    OmegaConf.resolve(config)
+    validate_config(config, use_reference_policy=False, use_critic=config.critic.enable)
+    rollout = omega_conf_to_dataclass(config.actor_rollout_ref.rollout)
+    assert (rollout.name, rollout.mode, rollout.agent.agent_loop_manager_class) == (name, "async", None)
+    assert rollout.free_cache_engine and rollout.calculate_log_probs
+    assert (name, "async") in _ROLLOUT_REGISTRY
+    assert name in RolloutReplicaRegistry._registry
