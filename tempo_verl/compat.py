@@ -147,7 +147,9 @@ def patch_lora_export(checkpoint_manager: ModuleType) -> None:
             return original(model, *args, **kwargs)
         with merged_lora_context(model, backup_adapters=True):
             weights = normalize_peft_param_name(original(model, *args, **kwargs))
-            return {name: weight.clone() for name, weight in weights.items()}  # the context restores live tensors
+            for name, weight in weights.items():  # they may be the live ones, which are put back below
+                weights[name] = weight.clone()
+        return weights
 
     checkpoint_manager.get_fsdp_full_state_dict = get_fsdp_full_state_dict
 

@@ -11,6 +11,7 @@ ACTOR, CRITIC = "actor_rollout_ref", "critic"
 
 # What must not be set (to anything but 0, false or null), and what to do instead.
 FSDP = {"model.lora.rank": "is Megatron's; set {part}.model.lora_rank instead"}
+FSDP1 = {"model.lora_rank": "with strategy=fsdp its export is untested; set {strategy}=fsdp2"}
 MEGATRON = {
     "model.lora_rank": "is FSDP's; set {part}.model.lora.rank instead",
     "model.lora_adapter_path": "is FSDP's; set {part}.model.lora.adapter_path instead",
@@ -33,21 +34,27 @@ def check_lora(config: DictConfig) -> None:
     Raises:
         UserError: field, value and remedy.
     """
-    actor_fsdp = config.actor_rollout_ref.actor.strategy.startswith("fsdp")
-    refused = [(ACTOR, FSDP if actor_fsdp else MEGATRON)]
+    refused = [(ACTOR, _unread(config.actor_rollout_ref.actor.strategy, MEGATRON))]
     if config.actor_rollout_ref.rollout.name == "transformers":
         refused.append((ACTOR, TRANSFORMERS))
     if config.critic.enable:
-        refused += [(CRITIC, FSDP if config.critic.strategy.startswith("fsdp") else MEGATRON_CRITIC)]
-        refused += [(CRITIC, ANY_CRITIC)]
+        refused.append((CRITIC, _unread(config.critic.strategy, MEGATRON_CRITIC) | ANY_CRITIC))
     for part, fields in refused:
+        strategy = {ACTOR: f"{ACTOR}.actor.strategy", CRITIC: f"{CRITIC}.strategy"}[part]
         for field, why in fields.items():
             value = OmegaConf.select(config, f"{part}.{field}")
             if value:
-                raise UserError(f"{part}.{field}={value}: {why.format(part=part)}")
+                raise UserError(f"{part}.{field}={value}: {why.format(part=part, strategy=strategy)}")
     model = config.actor_rollout_ref.model
     if model.lora_adapter_path and not model.lora_rank:
         raise UserError(
             f"actor_rollout_ref.model.lora_adapter_path={model.lora_adapter_path} is not read while lora_rank is 0; "
             "set actor_rollout_ref.model.lora_rank to the adapter's rank"
         )
+
+
+def _unread(strategy: str, megatron: dict[str, str]) -> dict[str, str]:
+    """What the engine of a strategy does not read, or not rightly."""
+    if not strategy.startswith("fsdp"):
+        return megatron
+    return FSDP | FSDP1 if strategy == "fsdp" else FSDP

@@ -87,9 +87,9 @@ def trained(request, compose, tiny_policy: Path, tiny_critic: Path, tmp_path_fac
         yield Trained(role, config, base, worker, rows, before, after, folder / "saved")
 
 
-def loaded(trained: Trained) -> torch.nn.Module:
+def exported(path: Path, role: str) -> torch.nn.Module:
     """The export, by transformers, with no weight missing and none left over."""
-    model, told = AUTO[trained.role].from_pretrained(trained.export, dtype=torch.float32, output_loading_info=True)
+    model, told = AUTO[role].from_pretrained(path, dtype=torch.float32, output_loading_info=True)
     assert not any(told.values()), told
     return model
 
@@ -134,7 +134,10 @@ def test_the_export_is_the_base_and_b_a(trained: Trained) -> None:
 
 
 def test_the_export_gives_the_trained_models_outputs(trained: Trained) -> None:
-    assert furthest(plain_outputs(loaded(trained), trained.role, trained.rows), trained.after) < TOLERANCE
+    assert (
+        furthest(plain_outputs(exported(trained.export, trained.role), trained.role, trained.rows), trained.after)
+        < TOLERANCE
+    )
 
 
 def test_a_later_run_starts_from_the_export(trained: Trained, compose) -> None:
@@ -223,24 +226,25 @@ def test_layers_beside_the_wrapped_blocks_are_merged_as_well(tmp_path: Path) -> 
 # ---------------------------------------------------------------------- two ranks
 
 
-def _rank(rank: int, folder: Path, role: str, config: dict, every: list) -> None:
+def _rank(rank: int, folder: Path, configs: dict[str, dict], every: list) -> None:
     torch.set_num_threads(1)
-    with rank_of(folder, rank, 2):
-        worker, rows = worker_of(OmegaConf.create(config), role), rows_for(role, every[rank::2], seed=rank)
-        train(worker, role, rows, UPDATES, ranks=2)
-        torch.save(outputs_of(worker, role, rows), folder / f"{rank}.pt")
-        worker.save_checkpoint(str(folder / "saved"), None, 1)
+    for role, config in configs.items():
+        with rank_of(folder / role, rank, 2):
+            worker, rows = worker_of(OmegaConf.create(config), role), rows_for(role, every[rank::2], seed=rank)
+            train(worker, role, rows, UPDATES, ranks=2)
+            torch.save(outputs_of(worker, role, rows), folder / role / f"{rank}.pt")
+            worker.save_checkpoint(str(folder / role / "saved"), None, 1)
 
 
-@pytest.mark.parametrize("role", ["actor", "critic"])
-def test_two_ranks_export_the_whole_model(role: str, compose, tiny_policy: Path, tmp_path: Path) -> None:
-    config = OmegaConf.to_container(compose([*options(role), "trainer.n_gpus_per_node=2"]), resolve=True)
-    every = samples(tiny_policy)
-    torch.multiprocessing.spawn(_rank, (tmp_path, role, config, every), nprocs=2)
-    model, told = AUTO[role].from_pretrained(
-        tmp_path / "saved" / "huggingface", dtype=torch.float32, output_loading_info=True
-    )
-    assert not any(told.values()), told
-    for rank in (0, 1):
-        plain = plain_outputs(model, role, rows_for(role, every[rank::2]))
-        assert furthest(plain, torch.load(tmp_path / f"{rank}.pt")) < TOLERANCE
+@pytest.mark.slow
+def test_two_ranks_export_the_whole_model(compose, tiny_policy: Path, tmp_path: Path) -> None:
+    two, every = "trainer.n_gpus_per_node=2", samples(tiny_policy)
+    configs = {role: OmegaConf.to_container(compose([*options(role), two]), resolve=True) for role in AUTO}
+    for role in configs:
+        (tmp_path / role).mkdir()
+    torch.multiprocessing.spawn(_rank, (tmp_path, configs, every), nprocs=2)
+    for role in configs:
+        model = exported(tmp_path / role / "saved" / "huggingface", role)
+        for rank in (0, 1):
+            plain = plain_outputs(model, role, rows_for(role, every[rank::2]))
+            assert furthest(plain, torch.load(tmp_path / role / f"{rank}.pt")) < TOLERANCE
