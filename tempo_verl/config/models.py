@@ -71,7 +71,7 @@ def _models(config: DictConfig) -> list[Role]:
 def _check_directory(role: Role, local: Path) -> None:
     _check_vocabulary(role, local)
     _check_architecture(role, local)
-    if role.name == "critic" and role.is_fsdp and not role.config.critic.allow_new_value_head:
+    if role.name == "critic" and not role.config.critic.allow_new_value_head:
         missing = missing_value_head(local, role.config.critic.model.trust_remote_code)
         if missing:
             raise UserError(missing_head_message(role.config.critic.model.path, missing))
@@ -129,14 +129,10 @@ def layers_with_state(text: Any) -> list[str]:
 
 
 def _check_megatron_head(config: DictConfig) -> None:
-    critic = config.critic
-    if critic.allow_new_value_head or critic.strategy.startswith("fsdp") or config.trainer.resume_mode == "resume_path":
-        return
-    raise UserError(
-        f"critic.model.path={critic.model.path}: Megatron reads no Hugging Face value head; "
-        "resume a Megatron checkpoint (trainer.resume_mode=resume_path, trainer.resume_from_path=...) or set "
-        "critic.allow_new_value_head=true"
-    )
+    if config.critic.strategy == "megatron" and config.critic.megatron.vanilla_mbridge:
+        raise UserError(
+            "critic.megatron.vanilla_mbridge=true: that bridge neither reads nor writes a value head; set it to false"
+        )
 
 
 def _check_vocabulary(role: Role, model: Path) -> None:

@@ -25,7 +25,9 @@ def start_path(role: str, run_dir: str | None, which: str) -> str | None:
     """
     if run_dir is None:
         return None
-    return str(Checkpoints.of_run(Path(run_dir).expanduser()).chosen(which).absolute() / role / "huggingface")
+    saved = Checkpoints.of_run(Path(run_dir).expanduser()).chosen(which).absolute() / role
+    by_megatron = saved / "model" / "huggingface"  # verl's FSDP writes no folder "model"
+    return str(by_megatron if by_megatron.is_dir() else saved / "huggingface")
 
 
 def check_start(config: DictConfig, settings: TempoSettings) -> None:

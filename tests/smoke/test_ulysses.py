@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
-from flash_stand_in import NAME
 from harness import Evidence, train
 
 pytestmark = pytest.mark.slow
@@ -14,13 +16,14 @@ VALUE_TOLERANCE = 1e-5  # float32 forward passes of the same weights, packed and
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory, compose) -> Evidence:
+    import flash_stand_in  # the checks, in this process, ask whether the attention is registered
+
     config = compose(
         [
             "trainer.n_gpus_per_node=2",
-            "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_USE_EXTERNAL_MODULES=flash_stand_in",
             *(f"{model}.use_remove_padding=true" for model in ("actor_rollout_ref.model", "critic.model")),
             *(
-                f"{model}.override_config.attn_implementation={NAME}"
+                f"{model}.override_config.attn_implementation={flash_stand_in.NAME}"
                 for model in ("actor_rollout_ref.model", "critic.model")
             ),
             "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size=2",
@@ -35,7 +38,11 @@ def found(tmp_path_factory, compose) -> Evidence:
             "actor_rollout_ref.actor.ppo_mini_batch_size=1",
         ]
     )
-    return train(config, tmp_path_factory.mktemp("ulysses"), moments=["start", "between", "end"], rows=True)
+    paths = [Path(flash_stand_in.__file__).parent, *filter(None, [os.environ.get("PYTHONPATH")])]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VERL_USE_EXTERNAL_MODULES", flash_stand_in.__name__)
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
+        return train(config, tmp_path_factory.mktemp("ulysses"), moments=["start", "between", "end"], rows=True)
 
 
 @pytest.mark.parametrize("number", [1, 2])
