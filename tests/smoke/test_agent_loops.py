@@ -142,7 +142,8 @@ def test_the_verdict_on_a_session_is_the_target_of_all_its_outputs(trained: Evid
         outcome.setdefault(key.rpartition("_")[0], set()).add(target)
     real = {session: targets for session, targets in outcome.items() if session.startswith("labeled")}
     assert all(len(targets) == 1 for targets in real.values())
-    assert len(real) == len(trained.dump(1)["labeled_correct"]) == 8 * 4  # measured once a session
+    dump = trained.dump(1)  # a session is measured once
+    assert len(real) == len(dump["labeled_correct"]) == len(dump["labeled_value"]) == len(dump["labeled_key"]) == 8 * 4
     share = np.mean([target for (target,) in real.values()])
     assert trained.metrics[1]["tempo/labeled/accuracy"] == pytest.approx(share)
     assert trained.changed(1, "critic", "start", "between")
@@ -158,7 +159,14 @@ def test_the_value_after_a_session_rewards_all_its_outputs(trained: Evidence) ->
         expected = rows["reward"][row] - values[row, : rows["lengths"][row]]
         assert rows["advantages"][row].numpy() == pytest.approx(expected, abs=TOLERANCE)
     assert trained.metrics[1]["tempo/unlabeled/reward_mean"] == pytest.approx(np.mean(list(reward.values())), abs=1e-4)
-    assert len(trained.dump(1)["unlabeled_reward"]) == len(unlabeled) == 4 * sum(OUTPUTS)
+    dump = trained.dump(1)
+    assert len(dump["unlabeled_reward"]) == len(dump["unlabeled_correct"]) == len(unlabeled) == 4 * sum(OUTPUTS)
+    verdicts = {
+        (key.rpartition("_")[0], c) for key, c in zip(dump["unlabeled_key"], dump["unlabeled_correct"], strict=True)
+    }
+    assert len(verdicts) == len(reward)  # one for all outputs of a session
+    accuracy = np.mean([correct for _, correct in verdicts])
+    assert trained.metrics[1]["tempo/oracle/accuracy"] == pytest.approx(accuracy)
     assert trained.changed(1, "actor")
 
 
