@@ -32,7 +32,6 @@ def test_the_shipped_value_of_a_setting_without_effect_is_the_neutral_one(compos
         ("algorithm.filter_groups.enable=true", "calibrate the critic"),
         ("actor_rollout_ref.model.path='~/model'", "verl does not expand ~"),
         ("critic.ppo_max_token_len_per_gpu=16", "critic.ppo_max_token_len_per_gpu=16 is less than"),
-        ("hardware=megatron", "Megatron reads no Hugging Face value head"),
     ],
 )
 def test_refused(compose, override: str, told: str) -> None:
@@ -40,6 +39,12 @@ def test_refused(compose, override: str, told: str) -> None:
         check(compose([override]))
     assert told in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_bridge_that_knows_no_value_head_is_refused(compose) -> None:
+    check(compose([*MEGATRON, "critic.allow_new_value_head=false"]))  # read by path, as FSDP does
+    with pytest.raises(UserError, match=r"critic\.megatron\.vanilla_mbridge=true: .* set it to false"):
+        check(compose([*MEGATRON, "critic.megatron.vanilla_mbridge=true"]))
 
 
 MEGATRON = ("hardware=megatron", "critic.allow_new_value_head=true")
