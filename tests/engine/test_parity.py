@@ -70,7 +70,8 @@ def leg(part: str, ways: str = "", *options: str, **attributes) -> Leg:
         "dynamic": [f"{budget}=64" for budget in BUDGETS[part]],
         "ulysses": [f"{engine}.ulysses_sequence_parallel_size=2"],
         "flash": [f"{model}.override_config.attn_implementation=packed_cpu"],
-        "bf16": [f"{engine}.mixed_precision.param_dtype=bf16"],
+        # the critic's values too, as verl has it; test_value_head.py is about a head in float32
+        "bf16": [f"{engine}.mixed_precision.param_dtype=bf16", *["critic.float32_head=false"] * (part == "critic")],
         "offload": [f"{engine}.param_offload=true", f"{engine}.optimizer_offload=true"],
         "checkpointed": [f"{model}.enable_gradient_checkpointing=true"],
     }
