@@ -100,7 +100,7 @@ def tensors(figures: Figures, lengths: np.ndarray) -> None:
         as_jagged(unpadded(position_mask(mask), 1))
     with figures.time("metrics"):
         unlabeled_metrics(
-            reward=reward, first_baseline=values[:, 0], advantages=credit, response_mask=mask, entropy=None,
+            reward=reward, baseline_error=reward - values[:, 0], advantages=credit, response_mask=mask, entropy=None,
             answers=[str(row % 5) for row in range(rows)], prompts=prompts,
         )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
@@ -180,19 +180,20 @@ def _decode(tokenizer: Any, ids: list[torch.Tensor], row: int) -> str:
     return tokenizer.decode(ids[row].tolist(), skip_special_tokens=True)
 
 
-def spellings(figures: Figures, rows: int, rng: random.Random, bombs: int) -> None:
-    """One spelling for equal answers, as votes and clusters need: two of each of three answers to a prompt."""
-    from tempo_verl.rewards import one_spelling
+def grouping(figures: Figures, rows: int, rng: random.Random, endless: int) -> None:
+    """Which answers say the same: of three to each prompt; in ``endless`` prompts one cannot be compared."""
+    from tempo_verl.rewards import groups, one_spelling
 
     truths, _ = read_truths(rng)
-    answers, prompts = [], []
-    for prompt in range(rows // N):
-        few = [spelt for truth in rng.sample(truths, 3) for spelt in (truth, rf"\text{{}}{truth}")]
-        answers += [rng.choice(few) for _ in range(N)]
-        prompts += [str(prompt)] * N
-    for prompt in range(bombs):
-        answers[prompt * N : prompt * N + 4] = [BOMBS[0], r"\frac{3}{7}", r"\frac{5}{7}", r"\sqrt{5}"]
-    step = f"votes, {bombs} prompts with an endless answer" if bombs else "votes"
+    few = [rng.sample(truths, 3) for _ in range(rows // N)]
+    for prompt in range(endless):
+        few[prompt] = [BOMBS[0], r"f(x) = \heartsuit", r"g(x) = \spadesuit"]
+    answers = [rng.choice(of) for of in few for _ in range(N)]
+    prompts = [str(prompt) for prompt in range(len(few)) for _ in range(N)]
+    step = f"answers that say the same, {endless} prompts without end" if endless else "answers that say the same"
+    if not endless:
+        with figures.time(step, "before"):
+            [groups(answers[start : start + N], timeout=2.0) for start in range(0, len(answers), N)]
     with figures.time(step):
         one_spelling(answers, prompts, ["math"] * len(answers), timeout=2.0)
 
@@ -319,8 +320,8 @@ def main(
         list(threads.map(lambda _: score("so it is $x$", "y"), range(8 * most())))
     for repetition in range(repetitions):
         monitoring(figures, ids, truths, tokenizer, f"monitoring {rows} answers")
-        spellings(figures, rows, random.Random(seed + repetition), 0)
-        spellings(figures, rows, random.Random(seed + repetition), 4)
+        grouping(figures, rows, random.Random(seed + repetition), 0)
+        grouping(figures, rows, random.Random(seed + repetition), 4)
 
     with a_queue():
         samples = fill(lengths, replayed)

@@ -40,7 +40,7 @@ class Samples:
     """
 
     meta: KVBatchMeta
-    # field -> key -> value: what rollouts have stored, read once and handed on to whatever holds the same rows
+    # name -> key -> value: what rollouts have stored, read once and handed on to whatever holds the same rows
     known: dict[str, dict[str, Any]] = field(default_factory=lambda: defaultdict(dict), repr=False)
 
     def __len__(self) -> int:
@@ -170,11 +170,17 @@ class Samples:
         """(B,) float32 c(x, y) in {0, 1} as the verifier found it. A row without a verdict is a ``KeyError``."""
         return torch.tensor([float(info["acc"]) for info in self.reward_info])
 
-    @cached_property
+    @property
     def answers(self) -> list[str | None]:
-        """(B,) what each row's session answers, None if nothing was found; one spelling for what says the same."""
-        found = [info["pred"] or None for info in self.reward_info]
-        return one_spelling(found, self.prompts, self.styles)
+        """(B,) what each row's session answers, None if nothing was found; one spelling for what says the same.
+
+        Rows that are compared here are not compared anew in their parts, or in batches that they join.
+        """
+        spelled = self.known["answers"]
+        if any(real and key not in spelled for key, real in zip(self.meta.keys, self.real, strict=True)):
+            found = [info["pred"] or None for info in self.reward_info]
+            spelled.update(zip(self.meta.keys, one_spelling(found, self.prompts, self.styles), strict=True))
+        return [spelled.get(key) for key in self.meta.keys]
 
     @property
     def styles(self) -> list[str]:

@@ -210,10 +210,10 @@ def test_layers_beside_the_wrapped_blocks_are_merged_as_well(tmp_path: Path) -> 
         fully_shard(model.base_model.model.block)
         fully_shard(model)
         layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
-        before = [layer.get_base_layer().weight.full_tensor().clone() for layer in layers]
         fsdp_utils.fsdp_merge_unmerge.__wrapped__(model, do_merge=True)
         assert [layer.merged for layer in layers] == [True, False]
         fsdp_utils.fsdp_merge_unmerge.__wrapped__(model, do_merge=False)
+        before = [layer.get_base_layer().weight.full_tensor().clone() for layer in layers]
         with fsdp_utils.merged_lora_context(model, backup_adapters=True):
             for layer, base in zip(layers, before, strict=True):
                 change = layer.scaling["default"] * layer.lora_B["default"].weight @ layer.lora_A["default"].weight

@@ -14,6 +14,7 @@ import transfer_queue as tq
 from tensordict import NonTensorStack, TensorDict
 
 from tempo_verl.methods import Trained
+from tempo_verl.trainer import batch
 from tempo_verl.trainer.batch import Samples, as_jagged, concatenate, of_keys
 from tempo_verl.trainer.log import Log, peak_memory
 from tempo_verl.trainer.metrics import measure_policy, row_summaries
@@ -88,21 +89,37 @@ def test_parts_and_joined_batches_know_what_was_read(queue: Queue) -> None:
     assert [info["pred"] for info in drawn.reward_info] == ["0", "1", "2"]
     assert drawn.response_mask.tolist() == MASK.tolist()
     part = drawn.rows(np.array([1, 0]))
-    assert part.answers == ["1", "0"]
+    assert [info["pred"] for info in part.reward_info] == ["1", "0"]
     assert part.response_mask.tolist() == [[1, 0, 0, 0], [1, 1, 0, 1]]
     assert drawn.rows(np.array([1])).response_mask.tolist() == [[1, 0]]  # no wider than its longest row
     whole = concatenate(drawn.rows(np.array([2])), part)
-    assert whole.answers == ["2", "1", "0"]
+    assert [info["pred"] for info in whole.reward_info] == ["2", "1", "0"]
     assert whole.response_lengths == [1, 2, 4]
     reordered = whole.of(drawn.meta)  # as verl's balancing returns them
-    assert reordered.answers == ["0", "1", "2"]
+    assert [info["pred"] for info in reordered.reward_info] == ["0", "1", "2"]
     assert queue.twice() == {}
+
+
+def test_answers_are_compared_once_and_synthetic_rows_have_none(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+
+    def one_spelling(answers: list[str], *_: list[str]) -> list[str]:
+        compared.append(answers)
+        return ["same"] * len(answers)
+
+    monkeypatch.setattr(batch, "one_spelling", one_spelling)
+    drawn = samples().rows(np.array([0, 1]))
+    assert drawn.answers == ["same", "same"]
+    assert drawn.of(samples().meta).answers == ["same", "same", None]  # with a synthetic row of verl's
+    assert drawn.rows(np.array([1])).answers == ["same"]
+    assert compared == [["0", "1"]]
+    assert samples().rows(np.array([0])).known["answers"] == {}  # other samples have not been asked
 
 
 def test_only_rows_that_are_new_are_read(queue: Queue) -> None:
     drawn = samples().rows(np.array([0, 1]))
-    assert drawn.answers == ["0", "1"]
-    assert drawn.of(samples().meta).answers == ["0", "1", "2"]  # with a synthetic row of verl's
+    assert [info["pred"] for info in drawn.reward_info] == ["0", "1"]
+    assert len(drawn.of(samples().meta).reward_info) == 3  # with a synthetic row of verl's
     assert queue.reads == Counter({("extra_fields", f"u-0-{row}_0_0"): 1 for row in range(3)})
 
 
