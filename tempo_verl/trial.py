@@ -239,9 +239,9 @@ def read_rounds(run: Run) -> list[dict[str, float]]:
 
 def exported(run: Run, role: str) -> Path:
     """Hugging Face directory of the run's last checkpoint."""
-    from tempo_verl.trainer.checkpoints import Checkpoints
+    from tempo_verl.config.start import start_path
 
-    return Checkpoints(run.checkpoints).chosen("last") / role / "huggingface"
+    return Path(str(start_path(role, str(run.folder), "last")))
 
 
 def weights(model: Path) -> dict[str, Any]:

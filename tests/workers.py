@@ -40,7 +40,7 @@ def rank_of(folder: Path, rank: int = 0, ranks: int = 1) -> Iterator[None]:
         destroy_global_process_group()
 
 
-def worker_of(config: DictConfig, role: str) -> TrainingWorker:
+def worker_of(config: DictConfig, role: str, loss: str = "calibration") -> TrainingWorker:
     """The worker of a role (``actor`` or ``critic``) as verl's trainer makes it, with the loss that ours sets."""
     if role == "actor":
         actor = ActorRolloutRefWorker(config.actor_rollout_ref, role="actor")
@@ -60,7 +60,7 @@ def worker_of(config: DictConfig, role: str) -> TrainingWorker:
         )
     )
     worker.reset()
-    worker.set_loss_fn(LOSSES["calibration"].build(config))
+    worker.set_loss_fn(LOSSES[loss].build(config))
     return worker
 
 

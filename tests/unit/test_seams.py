@@ -525,27 +525,12 @@ def test_the_engine_cuts_as_the_critic_is_configured(
 ) -> None:
     """verl's own worker, built as its trainer builds it. 0.9.1 alone leaves ``use_dynamic_bsz`` at true."""
     from verl.utils import tensordict_utils as tu
-    from verl.utils.config import omega_conf_to_dataclass
-    from verl.workers.engine_workers import TrainingWorker, TrainingWorkerConfig
+    from workers import worker_of
 
     from tempo_verl.trainer.batch import as_jagged
-    from tempo_verl.trainer.losses import LOSSES
 
     config = changed("cpu", {"trainer.n_gpus_per_node": 1} | changes)
-    critic = omega_conf_to_dataclass(config.critic)
-    critic.engine.infer_max_token_len_per_gpu = critic.ppo_infer_max_token_len_per_gpu
-    critic.engine.max_token_len_per_gpu = critic.ppo_infer_max_token_len_per_gpu
-    worker = TrainingWorker(
-        TrainingWorkerConfig(
-            model_type="value_model",
-            model_config=critic.model,
-            engine_config=critic.engine,
-            optimizer_config=critic.optim,
-            checkpoint_config=critic.checkpoint,
-        )
-    )
-    worker.reset()
-    worker.set_loss_fn(LOSSES["calibration"].build(config))
+    worker = worker_of(config, "critic")
     seen: list[int] = []
     worker.engine.module.register_forward_pre_hook(
         lambda module, arguments, named: seen.append(len(named["input_ids"])), with_kwargs=True
