@@ -66,10 +66,10 @@ def _mathematical(given: Counter[str], equal: Callable[[str, str], bool | None])
     spellings = sorted(unread)
     join = _Joined(spellings)
     prints = {spelling: numeric.fingerprint(spelling) for spelling in spellings}
-    told = [spelling for spelling in spellings if prints[spelling] is not None]
-    for at, first in enumerate(told):
-        for second in told[at + 1 :]:
-            if not join.are(first, second) and _agree(prints[first], prints[second]):
+    told = [(spelling, found) for spelling, found in prints.items() if found is not None]
+    for at, (first, its) in enumerate(told):
+        for second, other in told[at + 1 :]:
+            if not join.are(first, second) and numeric.same_print(its, other):
                 join.make(first, second)
     comparisons, failures = 0, Counter[str]()
     # the most frequent first, so that a bound leaves the rare ones alone
@@ -86,14 +86,9 @@ def _mathematical(given: Counter[str], equal: Callable[[str, str], bool | None])
                 failures.update((first, second))
             elif verdict:
                 join.make(first, second)
-    for spelling, its in unread.items():
-        keys |= dict.fromkeys(its, ("spelling", join.of(spelling)))
+    for spelling, spelled in unread.items():
+        keys |= dict.fromkeys(spelled, ("spelling", join.of(spelling)))
     return keys
-
-
-def _agree(first: tuple | None, second: tuple | None) -> bool:
-    assert first is not None and second is not None
-    return all(numeric.equal(one, other) for one, other in zip(first, second, strict=True))
 
 
 def _choices(given: Counter[str], options: Sequence[str]) -> dict[str, Hashable]:

@@ -107,7 +107,12 @@ def agree(first: str, second: str) -> bool | None:
     one, other = fingerprint(first), fingerprint(second)
     if one is None or other is None or (value(first) is None) != (value(second) is None):
         return None
-    return all(equal(a, b) for a, b in zip(one, other, strict=True))
+    return same_print(one, other)
+
+
+def same_print(first: tuple[Number, ...], second: tuple[Number, ...]) -> bool:
+    """Whether two fingerprints are equal at every point."""
+    return all(equal(one, other) for one, other in zip(first, second, strict=True))
 
 
 def equal(first: Number, second: Number) -> bool:

@@ -16,36 +16,9 @@ import verl  # noqa: F401  (loads the plugin, and the stand-in for flash attenti
 from legs import Leg, Outcome, batch
 from omegaconf import DictConfig, OmegaConf
 from verl.utils import tensordict_utils as tu
-from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.distributed import destroy_global_process_group
 from verl.utils.metric import reduce_metrics
-from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker, TrainingWorkerConfig
-
-from tempo_verl.trainer.losses import LOSSES
-
-
-def build(leg: Leg, config: DictConfig) -> TrainingWorker:
-    """The worker as verl's trainer makes it, with the loss that ours sets."""
-    if leg.part == "actor":
-        worker = ActorRolloutRefWorker(config.actor_rollout_ref, role="actor")
-        worker.init_model()
-        return worker.actor
-    critic = omega_conf_to_dataclass(config.critic)
-    critic.engine.infer_max_token_len_per_gpu = critic.ppo_infer_max_token_len_per_gpu
-    critic.engine.max_token_len_per_gpu = critic.ppo_infer_max_token_len_per_gpu
-    worker = TrainingWorker(
-        TrainingWorkerConfig(
-            model_type="value_model",
-            model_config=critic.model,
-            engine_config=critic.engine,
-            optimizer_config=critic.optim,
-            checkpoint_config=critic.checkpoint,
-            profiler_config=None,
-        )
-    )
-    worker.reset()
-    worker.set_loss_fn(LOSSES[leg.loss].build(config))
-    return worker
+from workers import worker_of
 
 
 class Run:
@@ -58,7 +31,7 @@ class Run:
 
     def __init__(self, leg: Leg, config: DictConfig, folder: Path):
         self._leg, self._config = leg, OmegaConf.merge(config, OmegaConf.from_dotlist(list(leg.options)))
-        self._worker = build(leg, self._config)
+        self._worker = worker_of(self._config, leg.part, leg.loss)
         engine, rows = self._worker.engine, batch(leg)
         self.place = engine.get_data_parallel_rank()
         share = torch.arange(len(rows)).chunk(engine.get_data_parallel_size())[self.place]
@@ -74,7 +47,7 @@ class Run:
         for update in range(leg.updates):
             if leg.reload and update == 1:
                 self._worker.save_checkpoint(str(folder), None, 1)
-                self._worker = build(leg, self._config)
+                self._worker = worker_of(self._config, leg.part, leg.loss)
                 self._worker.load_checkpoint(str(folder))
             self._train()
             self._infer()
