@@ -17,7 +17,15 @@ from tempo_verl.rewards.spelling import canonical, normalised
 _SEVERAL = re.compile(r"[\s,;&/、，和及与。.:\[\](){}<>A-Za-z]{1,80}")
 _JOINED = re.compile(r"\b(?:and|und|et|y)\b")
 _WITH_TEXT = re.compile(r"(?:\(([A-Za-z])\)|([A-Za-z])\)|([A-Z])[.:])\s*(\S.*)", re.DOTALL)
+# What follows the first letter of a list, "(A), C", "(A)(C)", "A. C.", and not of an option with its text, "(A) L, P"
+_MORE_LETTERS = (
+    re.compile(r"[,;&/、，和及与].*|(?:and|und|et|y)\b.*|[\s(\[A-Za-z)\]]*[)\]][\s)\]}]*", re.DOTALL),
+    re.compile(r"[A-Za-z](?:[\s.:]+[A-Za-z])*[\s.:]*|[,;&/、，和及与].*|(?:and|und|et|y)\b.*", re.DOTALL),
+)
 _OR = re.compile(r"\b(?:or|oder|ou)\b|或")
+_OTHER = re.compile(
+    rf"(?:{_OR.pattern})\s*\(?[A-Z][).:]|^(?:{_OR.pattern})"
+)  # two options, not one with "or" in its text
 _NAMED = re.compile(
     r"^(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)\s?(?:is\b)?\s?:?\s?(?=\W{,3}[A-Za-z]\b)", re.IGNORECASE
 )
@@ -81,9 +89,8 @@ def equal_choice(answer: str, ground_truth: str) -> bool:
 def parts(option: str) -> tuple[str | None, str | None]:
     """Letters and text of an option, as far as it has them."""
     option = _plain(option)
-    match = _WITH_TEXT.fullmatch(option)
-    if match and not _letters_alone(option):
-        return (match[1] or match[2] or match[3]).upper(), normalised(match[4])
+    if labelled := _labelled(option):
+        return labelled[0], normalised(labelled[1])
     found = letters(option)
     return (found, None) if found else (None, normalised(option))
 
@@ -99,11 +106,19 @@ def same_text(first: str, second: str) -> bool:
 def letters(answer: str) -> str | None:
     """The letters that an answer consists of or begins with, sorted; ``None`` if it is something else."""
     answer = _NAMED.sub("", " ".join(_plain(answer).split())).strip()  # one space: no pattern meets many
-    if _OR.search(answer):
+    if labelled := _labelled(answer):
+        return None if _OTHER.search(labelled[1]) else labelled[0]
+    return None if _OR.search(answer) else _letters_alone(answer)
+
+
+def _labelled(option: str) -> tuple[str, str] | None:
+    """Letter and text of "(B) Paris", "B. Paris"; ``None`` where several letters are listed, "(A), (C)"."""
+    match = _WITH_TEXT.fullmatch(option)
+    if not match:
         return None
-    alone = _letters_alone(answer)
-    match = _WITH_TEXT.fullmatch(answer)
-    return (match[1] or match[2] or match[3]).upper() if match and not alone else alone
+    if _MORE_LETTERS[bool(match[3])].fullmatch(match[4]) and _letters_alone(option):
+        return None
+    return (match[1] or match[2] or match[3]).upper(), match[4]
 
 
 def _letters_alone(answer: str) -> str | None:
