@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verdicts a second on MATH-style responses, beside Math-Verify called directly. See README.md for figures.
+"""Verdicts and votes a second on MATH-style answers, beside Math-Verify called directly. See README.md for figures.
 
 Both judge the same responses in the same run: ``score`` as the reward manager calls it (threads, two child processes),
-and ``verify(parse(truth), parse(response))`` in one process with Math-Verify's own time limits.
+and ``verify(parse(truth), parse(response))`` in one process with Math-Verify's own time limits. Both group the same
+votes: ``groups``, and Math-Verify on every pair.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tempo_verl.rewards import score
+from tempo_verl.rewards import SECONDS, grouping, mathematics, score
 from tempo_verl.rewards.process import PROCESSES
 
 MATH_500 = Path(__file__).parents[2] / "shared" / "data" / "math500.json"
@@ -110,6 +111,24 @@ def bombs() -> list[Sample]:
     return [Sample("bomb", rf"So the answer is $\boxed{{{bomb}}}$.", "42", False) for bomb in BOMBS]
 
 
+def write_votes(prompts: int, n: int, truths: list[str], rng: random.Random) -> list[list[str]]:
+    """n answers to each prompt: half of them right, half among seven wrong ones, in any spelling."""
+
+    def spelled(answer: str) -> str:
+        return answer if rng.random() < 0.5 else respelled(answer, rng)
+
+    votes = []
+    for _ in range(prompts):
+        right, *wrong = rng.sample(sorted(set(truths)), 8)
+        votes.append([spelled(right if rng.random() < 0.5 else rng.choice(wrong)) for _ in range(n)])
+    return votes
+
+
+def write_hard_votes(prompts: int, n: int, rng: random.Random) -> list[list[str]]:
+    """n answers that are all different and of a kind that only Math-Verify can compare."""
+    return [[rf"f({a}) = g_{{{rng.randint(2, 99)}}}(x) + {a}h(x)" for a in range(n)] for _ in range(prompts)]
+
+
 # ---------------------------------------------------------------------- measuring
 
 
@@ -140,6 +159,54 @@ def measured(judge: Callable[[list[Sample]], list[bool]], samples: list[Sample],
         "responses": len(samples),
         "responses_per_second": {"median": statistics.median(rates), "min": min(rates), "max": max(rates)},
         "seconds": seconds,
+    }
+
+
+def grouped(votes: list[list[str]]) -> dict[str, Any]:
+    """``groups`` as TTRL calls it, one prompt after the other, with what it asks Math-Verify."""
+    seconds, calls, found = [], [], []
+    for answers in votes:
+        asked = 0
+
+        def equal(first: str, second: str) -> bool | None:
+            nonlocal asked
+            asked += 1
+            return mathematics.equivalent(first, second, SECONDS)
+
+        started = time.perf_counter()
+        found.append(max(number for number in grouping.group(answers, "math", equal) if number is not None) + 1)
+        seconds.append(time.perf_counter() - started)
+        calls.append(asked)
+    return _of_votes(seconds, calls, found)
+
+
+def paired(votes: list[list[str]]) -> dict[str, Any]:
+    """Each answer parsed once, then every pair compared by Math-Verify, in one process."""
+    from math_verify import parse, verify
+
+    seconds, found = [], []
+    for answers in votes:
+        started = time.perf_counter()
+        parsed = [parse(f"${answer}$") for answer in answers]
+        first: list[int] = []
+        for row, one in enumerate(parsed):
+            same = [at for at in range(row) if verify(parsed[at], one)]
+            first.append(first[same[0]] if same else row)
+        seconds.append(time.perf_counter() - started)
+        found.append(len(set(first)))
+    return _of_votes(seconds, [len(answers) * (len(answers) - 1) // 2 for answers in votes], found)
+
+
+def _of_votes(seconds: list[float], calls: list[int], found: list[int]) -> dict[str, Any]:
+    return {
+        "prompts": len(seconds),
+        "milliseconds": {
+            "median": 1000 * statistics.median(seconds),
+            "min": 1000 * min(seconds),
+            "max": 1000 * max(seconds),
+        },
+        "comparisons": {"median": statistics.median(calls), "max": max(calls)},
+        "groups": {"mean": statistics.mean(found), "max": max(found)},
     }
 
 
@@ -180,7 +247,13 @@ def machine() -> dict[str, Any]:
 
 
 def main(
-    responses: int = 10_000, repetitions: int = 5, seed: int = 0, processes: int = 2, out: Path = Path("verifiers.json")
+    responses: int = 10_000,
+    repetitions: int = 5,
+    prompts: int = 100,
+    n: int = 64,
+    seed: int = 0,
+    processes: int = 2,
+    out: Path = Path("verifiers.json"),
 ) -> None:
     """Measure, print a table and write everything to OUT."""
     os.environ[PROCESSES] = str(processes)
@@ -195,6 +268,13 @@ def main(
     theirs, direct_figures = measured(judge_directly, samples, 1)
     their_bombs, direct_bombs = measured(judge_directly, bombs(), 1)
 
+    votes, hard = write_votes(prompts, n, truths, rng), write_hard_votes(max(1, prompts // 20), n, rng)
+    groups = {
+        "groups": grouped(votes),
+        "groups, hard": grouped(hard),
+        "every pair": paired(votes[: max(1, prompts // 20)]),
+    }
+
     result = {
         "seed": seed,
         "answers": source,
@@ -206,6 +286,7 @@ def main(
         "math_verify": direct_figures,
         "math_verify, bombs": direct_bombs,
         "differences": differences(samples + bombs(), ours + our_bombs, theirs + their_bombs),
+        "votes": groups,
     }
     out.write_text(json.dumps(result, indent=2) + "\n")
 
@@ -216,6 +297,12 @@ def main(
         spread = f"{rate['min']:.3g} - {rate['max']:.3g}"
         table.add_row(name, str(figures["responses"]), str(len(figures["seconds"])), f"{rate['median']:.3g}", spread)
     console = Console()
+    console.print(table)
+    table = Table("", "prompts", "ms a prompt", "from - to", "comparisons, most", title=f"{n} votes a prompt")
+    for name, figures in groups.items():
+        taken, asked = figures["milliseconds"], figures["comparisons"]
+        spread = f"{taken['min']:.3g} - {taken['max']:.3g}"
+        table.add_row(name, str(figures["prompts"]), f"{taken['median']:.3g}", spread, str(asked["max"]))
     console.print(table)
     told = result["differences"]
     console.print(f"verdicts that differ: {told['count']} {told['by_kind']}; not as meant: {told['not_as_meant']}")

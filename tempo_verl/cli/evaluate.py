@@ -58,6 +58,9 @@ def _sampling_options(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
     ] = False,
+    read_unfinished: Annotated[
+        bool, typer.Option("--read-unfinished", help="Look for an answer in a thinking that was cut off, too.")
+    ] = False,
 ) -> dict[str, Any]:
     """The options that both commands have, as fields of ``Sampling``."""
     try:
@@ -80,6 +83,7 @@ def _sampling_options(
         "final_value": final_value.value,
         "chat_template_kwargs": keywords,
         "trust_remote_code": trust_remote_code,
+        "read_unfinished": read_unfinished,
     }
 
 

@@ -25,6 +25,7 @@ from tempo_verl.config.files import (
     check_predictions,
     check_questions,
     check_resume,
+    check_truths,
     written,
 )
 from tempo_verl.config.layout import Pass, Role, roles
@@ -104,6 +105,7 @@ def check(config: DictConfig) -> None:
     check_predictions(method)
     check_models(config)
     check_prompts(config, questions)
+    check_truths(questions, method.settings.verifier.timeout)
     check_storage(config, method.settings)
     check_ray(config)
 

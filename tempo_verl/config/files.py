@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from tempo_verl.config.layout import roles
 from tempo_verl.data.validation import HDFS, Questions, check_disjoint, read_judging_sources, read_questions
 from tempo_verl.errors import UserError
 from tempo_verl.methods import Method
-from tempo_verl.rewards import check_style
+from tempo_verl.rewards import check_ground_truth, check_style
+from tempo_verl.rewards.process import most
 from tempo_verl.trainer.checkpoints import Checkpoints
 
 # Settings of verl that would remove checkpoints, or end them late, beside tempo.checkpoint.keep: field, neutral value.
@@ -72,7 +74,7 @@ def check_questions(config: DictConfig, method: Method) -> dict[str, Questions]:
     if len(found) == 2:
         check_disjoint(found["tempo.labeled"], found["tempo.unlabeled"])
     for name, questions in found.items():
-        for style in questions.styles:
+        for style in set(questions.styles):
             check_style(style)
         stream = getattr(settings, name.removeprefix("tempo."))
         repeat = getattr(stream, "repeat", None)
@@ -86,7 +88,44 @@ def check_questions(config: DictConfig, method: Method) -> dict[str, Questions]:
     validates = config.trainer.test_freq > 0 or config.trainer.val_before_train
     validation = read_questions("data.val_files", config.data.val_files, needs_answers=validates)
     fields = {f"{name}.files": questions for name, questions in found.items()}
-    return fields | ({"data.val_files": validation} if validates else {})
+    fields |= {"data.val_files": validation} if validates else {}
+    for field, questions in fields.items():
+        nameless = [row for row, source in enumerate(questions.data_sources) if not source]
+        if nameless:
+            raise UserError(
+                f"{field}={questions.source}: data_source is empty in {len(nameless)} of {len(questions)} rows (first: "
+                f"row {nameless[0]}); name the set that they are from, metrics and reports go by it"
+            )
+    return fields
+
+
+def check_truths(questions: dict[str, Questions], timeout: float) -> None:
+    """See that responses can be compared with every ground truth, those that only monitor included.
+
+    Args:
+        questions: by the field that names their files.
+        timeout: seconds for one ground truth.
+
+    Raises:
+        UserError: how many are of no use to their verifier, and the first.
+    """
+    for field, asked in questions.items():
+        answers = zip(asked.truths, asked.styles, map(tuple, (options or () for options in asked.options)), strict=True)
+        rows = {answer: row for row, answer in reversed(list(enumerate(answers))) if answer[0] is not None}
+
+        def why_not(answer: tuple) -> str | None:
+            truth, style, options = answer
+            return check_ground_truth(truth, style, options=options, timeout=timeout)
+
+        with ThreadPoolExecutor(most()) as threads:  # a comparison waits for a child process
+            found = dict(zip(rows, threads.map(why_not, rows), strict=True))
+        useless = sorted((rows[answer], answer[0], answer[1], why) for answer, why in found.items() if why)
+        if useless:
+            row, truth, style, why = useless[0]
+            raise UserError(
+                f"{field}: {len(useless)} of {len(found)} ground truths are of no use to their verifier (first: row "
+                f"{row}, {truth!r:.60} as style={style}: {why}); mend them, or take these rows out"
+            )
 
 
 def check_checkpoints(config: DictConfig, method: Method) -> None:

@@ -242,26 +242,37 @@ def check_prompt_lengths(
     from jinja2 import TemplateError
     from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
-    if config.data.filter_overlong_prompts and tokenizer.chat_template is not None:
-        return
     where = f"actor_rollout_ref.model.path={config.actor_rollout_ref.model.path}"
     if tokenizer.chat_template is None:
         raise UserError(
             f"{where}: its tokenizer has no chat template; use an instruction-tuned model, or put a "
             "chat_template.jinja in a copy of its directory"
         )
+    lengths: list[int] = []
+    options = config.data.get("apply_chat_template_kwargs", {})
     try:
-        chat = create_continuous_token_builder(
-            tokenizer,
-            hf_model_type=model_type,
-            chat_template_kwargs=config.data.get("apply_chat_template_kwargs", {}),
-        )
-        lengths = [len(chat.build_initial_tokens(list(messages))) for messages in chats]
-    except (ValueError, TemplateError) as error:
-        raise UserError(f"{where}: its chat template cannot make the prompts of {field} ({error})") from error
+        chat = create_continuous_token_builder(tokenizer, hf_model_type=model_type, chat_template_kwargs=options)
+        for messages in chats:
+            # verl puts an empty question before a chat that the template refuses, and tries again: some then pass
+            if any(message.get("role") == "user" for message in messages):
+                tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True, **options)
+            lengths.append(len(chat.build_initial_tokens(list(messages))))
+    except (ValueError, TypeError, TemplateError) as error:
+        roles = ", ".join(str(message.get("role")) for message in chats[len(lengths)])
+        raise UserError(
+            f"{where}: its chat template cannot make the prompt of row {len(lengths)} of {field}, roles {roles} "
+            f"({str(error).splitlines()[0]}); write the prompts with roles that it takes (tempo-verl prepare "
+            "--template), or use another model"
+        ) from error
     limit = config.data.max_prompt_length
     too_long = [row for row, length in enumerate(lengths) if length > limit]
-    if too_long:
+    if config.data.filter_overlong_prompts:
+        if len(too_long) == len(lengths):
+            raise UserError(
+                f"data.filter_overlong_prompts=true would leave out all {len(lengths)} prompts of {field}: each has "
+                f"more than data.max_prompt_length={limit} tokens; raise it to {max(lengths)}"
+            )
+    elif too_long:
         longest = max(too_long, key=lambda row: lengths[row])
         raise UserError(
             f"{len(too_long)} of {len(lengths)} prompts of {field} have more than data.max_prompt_length={limit} "

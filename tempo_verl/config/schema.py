@@ -91,6 +91,7 @@ class Shaping(Section):
 
 class Verifier(Section):
     timeout: Annotated[float, Field(gt=0)]
+    read_unfinished: bool
     max_error_share: Share
 
 

@@ -26,10 +26,18 @@ class Monitor:
         answers: one a dataset row, ``None`` where the row has none; empty: nothing is monitored.
         votes: the reward is 1 for the answer that a vote takes for the truth.
         timeout: seconds for one response.
+        read_unfinished: see ``rewards.score``.
     """
 
-    def __init__(self, answers: list[Answer | None], votes: bool = False, timeout: float = SECONDS):
-        self._answers, self._votes, self._timeout = answers, votes, timeout
+    def __init__(
+        self,
+        answers: list[Answer | None],
+        votes: bool = False,
+        timeout: float = SECONDS,
+        read_unfinished: bool = False,
+    ):
+        self._answers, self._votes = answers, votes
+        self._timeout, self._read_unfinished = timeout, read_unfinished
         processes = max(1, most() // 2)  # as many as can be spared while a policy is updated
         self._threads = ThreadPoolExecutor(processes, "monitor", initializer=use, initargs=(Workers(processes),))
 
@@ -53,7 +61,15 @@ class Monitor:
         return checks
 
     def _check(self, text_of: Callable[[int], str], row: int, answer: Answer) -> float:
-        return float(score(text_of(row), answer.ground_truth, answer.style, timeout=self._timeout).correct)
+        verdict = score(
+            text_of(row),
+            answer.ground_truth,
+            answer.style,
+            options=answer.options,
+            timeout=self._timeout,
+            read_unfinished=self._read_unfinished,
+        )
+        return float(verdict.correct)
 
     def metrics(self, correct: np.ndarray, prompts: list[str], reward: np.ndarray) -> dict[str, float]:
         """``tempo/oracle/*`` of a round; empty if nothing is monitored.

@@ -16,7 +16,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from tempo_verl.errors import UserError
-from tempo_verl.rewards import style_of
+from tempo_verl.rewards import options_of, style_of
 
 if TYPE_CHECKING:
     from tempo_verl.methods import Method
@@ -40,10 +40,11 @@ UNKNOWN = 0.25  # uncertainty p (1 - p) of a question that the critic has not ju
 
 @dataclass(frozen=True)
 class Answer:
-    """A monitoring answer of D_U: ``ground_truth`` and the verifier ``style`` it is checked with."""
+    """A monitoring answer of D_U: ``ground_truth``, the verifier ``style`` it is checked with, its ``options``."""
 
     ground_truth: str
     style: str
+    options: list[str] | None = None
 
 
 class WithoutAnswers(Dataset):
@@ -64,6 +65,8 @@ class WithoutAnswers(Dataset):
         kept = {name: value for name, value in row.items() if name in UNLABELED_FIELDS}
         kept["reward_model"] = {"style": (row.get("reward_model") or {}).get("style"), "ground_truth": None}
         kept["extra_info"] = {"index": row.get("index", index)}
+        if options := options_of(row.get("extra_info") or {}):
+            kept["extra_info"]["options"] = options
         return kept
 
     def monitoring_answers(self) -> list[Answer | None]:
@@ -74,7 +77,8 @@ class WithoutAnswers(Dataset):
             reward_model = row.get("reward_model") or {}
             truth = reward_model.get("ground_truth")
             style = style_of(reward_model.get("style"), row.get("data_source"))
-            answers.append(None if truth in (None, "") else Answer(str(truth), style))
+            options = options_of(row.get("extra_info") or {})
+            answers.append(None if truth in (None, "") else Answer(str(truth), style, options))
         return answers
 
 

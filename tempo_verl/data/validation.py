@@ -9,19 +9,23 @@ from typing import Any
 
 from tempo_verl.data.overlap import normalised
 from tempo_verl.errors import UserError
-from tempo_verl.rewards import style_of
+from tempo_verl.rewards import options_of, style_of
 
 HDFS = "hdfs://"
 
 
 @dataclass(frozen=True)
 class Questions:
-    """Chats, their texts and data sources of a file set, in order, and the verifier styles its rows ask for.
+    """A file set, each list in the order of its rows; for checks before a run, never for a run itself.
 
-    ``source`` names the files.
-
-    ``hashes`` are those of the questions without their template, ``None`` for rows that ``tempo-verl prepare`` did not
-    write.
+    Attributes:
+        source: names the files.
+        chats, prompts: messages, and their text.
+        hashes: of the questions without their template; None for rows that ``tempo-verl prepare`` did not write.
+        data_sources: "" where a row names none.
+        styles: the verifiers that rows ask for.
+        truths: ground truths; None where there is none.
+        options: of a choice, see ``rewards.options_of``.
     """
 
     source: str
@@ -29,7 +33,9 @@ class Questions:
     prompts: list[str]
     hashes: list[str | None]
     data_sources: list[str]
-    styles: frozenset[str]
+    styles: list[str]
+    truths: list[str | None]
+    options: list[list[str] | None]
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -52,27 +58,27 @@ def read_questions(field: str, files: Any, *, needs_answers: bool) -> Questions:
         raise UserError(
             f"{field} is not set; give a parquet file in verl's columns (prompt, data_source, reward_model)"
         )
-    chats: list[list[dict[str, Any]]] = []
-    prompts: list[str] = []
-    hashes: list[str | None] = []
-    data_sources: list[str] = []
-    styles: set[str] = set()
+    found = Questions(", ".join(paths), [], [], [], [], [], [], [])
     for path in paths:
         rows = read_rows(field, os.path.expanduser(path), needs_answers)
         for number, row in enumerate(rows):
-            prompts.append(prompt_text(field, path, number, row.get("prompt")))
-            chats.append(row["prompt"])
-            hashes.append(struct(row, "extra_info").get("question_hash"))
-            data_sources.append(str(row.get("data_source")))
-            styles.add(style_of(struct(row, "reward_model").get("style"), row.get("data_source")))
-            if needs_answers and struct(row, "reward_model").get("ground_truth") in (None, ""):
+            reward_model, extra_info = struct(row, "reward_model"), struct(row, "extra_info")
+            truth = reward_model.get("ground_truth")
+            found.prompts.append(prompt_text(field, path, number, row.get("prompt")))
+            found.chats.append(row["prompt"])
+            found.hashes.append(extra_info.get("question_hash"))
+            found.data_sources.append(str(row.get("data_source") or "").strip())
+            found.styles.append(style_of(reward_model.get("style"), row.get("data_source")))
+            found.truths.append(None if truth in (None, "") else str(truth))
+            found.options.append(options_of(extra_info))
+            if needs_answers and truth in (None, ""):
                 raise UserError(
                     f"{field}={path}: row {number} has no answer in reward_model.ground_truth; "
                     "add it, or move the row to tempo.unlabeled.files"
                 )
-    if not prompts:
-        raise UserError(f"{field}={', '.join(paths)}: no questions in it; give a file with at least one row")
-    return Questions(", ".join(paths), chats, prompts, hashes, data_sources, frozenset(styles))
+    if not found.prompts:
+        raise UserError(f"{field}={found.source}: no questions in it; give a file with at least one row")
+    return found
 
 
 def check_disjoint(labeled: Questions, unlabeled: Questions) -> None:

@@ -25,7 +25,7 @@ from tempo_verl.evaluation.summary import by_question, values_of
 # Settings that labelled samples must share with those they calibrate.
 SHARED = (
     "model", "model_fingerprint", "critic", "critic_fingerprint", "n", "temperature", "top_p", "max_tokens",
-    "final_value", "chat_template_kwargs",
+    "final_value", "chat_template_kwargs", "read_unfinished",
 )  # fmt: skip
 
 

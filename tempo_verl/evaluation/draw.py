@@ -19,8 +19,8 @@ from tempo_verl.errors import UserError
 from tempo_verl.evaluation.critic import Critic, check_critic
 from tempo_verl.evaluation.engines import Engine, Sampling, first_line, load_engine
 from tempo_verl.evaluation.questions import Question, digest, prompt_ids
-from tempo_verl.evaluation.samples import Sample, SampleStore
-from tempo_verl.rewards import score
+from tempo_verl.evaluation.samples import Sample, SampleStore, spelled
+from tempo_verl.rewards import Score, score
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Sampler:
     def draw(
         self, questions: Sequence[Question], files: Sequence[Path], folder: Path, title: str = "sampling"
     ) -> list[Sample]:
-        """n samples of each question, in their order.
+        """n samples of each question, in their order, :func:`~tempo_verl.evaluation.samples.spelled`.
 
         Args:
             questions: of ``load_questions(files)``, all or some.
@@ -69,7 +69,7 @@ class Sampler:
         missing = [(question, number) for question, number in wanted if (question.index, number) not in store.samples]
         if missing:
             self._draw(questions, missing, store, title)
-        return [store.samples[question.index, number] for question, number in wanted]
+        return spelled([store.samples[question.index, number] for question, number in wanted])
 
     def _draw(
         self, questions: Sequence[Question], missing: Sequence[tuple[Question, int]], store: SampleStore, title: str
@@ -106,7 +106,7 @@ class Sampler:
         completions = self._engine.generate(prompts, [task.seed for task in batch])
         ids = [completion.token_ids for completion in completions]
         responses = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
-        scores = threads.map(score, responses, [q.ground_truth for q in questions], [q.style for q in questions])
+        scores = threads.map(self._score, responses, questions)
         values = [None] * len(batch) if self._critic is None else self._critic.final_values(prompts, ids)
         return [
             Sample(
@@ -124,11 +124,21 @@ class Sampler:
                 truncated=completion.truncated,
                 value=value,
                 error=verdict.error,
+                style=task.question.style,
             )
             for task, completion, response, verdict, value in zip(
                 batch, completions, responses, scores, values, strict=True
             )
         ]
+
+    def _score(self, response: str, question: Question) -> Score:
+        return score(
+            response,
+            question.ground_truth,
+            question.style,
+            options=question.options,
+            read_unfinished=self.sampling.read_unfinished,
+        )
 
     @cached_property
     def _config(self) -> Any:

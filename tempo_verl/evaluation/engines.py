@@ -32,6 +32,7 @@ class Sampling:
         final_value: which value of a response, see ``algo.advantage.final_value``.
         chat_template_kwargs: verl's ``data.apply_chat_template_kwargs``.
         trust_remote_code: as in transformers.
+        read_unfinished: read an answer in a response that ends within its thinking, see ``rewards.score``.
         batch_size: samples drawn at a time and then written; None is the engine's own: what a kill may cost.
         tensor_parallel: accelerators that share the model, vLLM only.
     """
@@ -48,6 +49,7 @@ class Sampling:
     final_value: str = "after_last_token"
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     trust_remote_code: bool = False
+    read_unfinished: bool = False
     batch_size: int | None = None
     tensor_parallel: int = 1
 

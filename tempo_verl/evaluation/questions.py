@@ -15,7 +15,7 @@ from tempo_verl.data.overlap import question_hash
 from tempo_verl.data.validation import prompt_text, read_rows, struct
 from tempo_verl.errors import UserError
 from tempo_verl.evaluation.engines import first_line
-from tempo_verl.rewards import check_ground_truth, check_style, style_of
+from tempo_verl.rewards import check_ground_truth, check_style, options_of, style_of
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Question:
         hash: of the text without its looks, the same in every file.
         style: its verifier.
         ground_truth: None where there is none, or where it must not be known.
+        options: of a choice, in the order of their letters; None where the row does not tell.
     """
 
     index: int
@@ -41,6 +42,7 @@ class Question:
     hash: str
     style: str
     ground_truth: str | None
+    options: list[str] | None = None
 
 
 def load_questions(
@@ -67,7 +69,10 @@ def load_questions(
     for style in {question.style for question in questions}:
         check_style(style)
     for question in questions:
-        if question.ground_truth is not None and (why := check_ground_truth(question.ground_truth, question.style)):
+        if question.ground_truth is None:
+            continue
+        why = check_ground_truth(question.ground_truth, question.style, options=question.options)
+        if why is not None:
             raise UserError(
                 f"{field}: row {question.index} has a ground truth of no use to style={question.style} ({why}); "
                 "mend it, or leave it empty"
@@ -118,6 +123,7 @@ def question_of(index: int, row: dict[str, Any], text: str, *, with_answers: boo
         hash=question_hash(text),
         style=style_of(reward.get("style"), row["data_source"]),
         ground_truth=None if truth in (None, "") else str(truth),
+        options=options_of(extra),
     )
 
 

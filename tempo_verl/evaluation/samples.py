@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tempo_verl.errors import UserError
+from tempo_verl.rewards import one_spelling
 
 # Where the files lie does not matter: their digest is compared.
 UNCOMPARED = frozenset({"data"})
@@ -20,11 +21,11 @@ class Sample:
     """One response to one question.
 
     Attributes:
-        index, id, hash, data_source: of its question, see ``evaluation.questions.Question``.
+        index, id, hash, data_source, style: of its question, see ``evaluation.questions.Question``.
         sample: its number among the question's samples, from 0.
         seed: of its own random stream; None where the rollout engine of a training run drew it.
         response: the text, without special tokens.
-        answer: what was extracted from it; None if nothing was.
+        answer: what was extracted from it, see also :func:`spelled`; None if nothing was.
         correct: the verdict; None where the question has no ground truth.
         formatted: the answer stands where it was asked for.
         tokens: length of the response, the end token included.
@@ -47,6 +48,17 @@ class Sample:
     truncated: bool
     value: float | None = None
     error: str | None = None
+    style: str = "math"
+
+
+def spelled(samples: Sequence[Sample]) -> list[Sample]:
+    """The same samples, answers that say the same in one spelling within a question, so that votes can count them."""
+    answers = one_spelling(
+        [sample.answer for sample in samples],
+        [str(sample.index) for sample in samples],
+        [sample.style for sample in samples],
+    )
+    return [replace(sample, answer=answer) for sample, answer in zip(samples, answers, strict=True)]
 
 
 class SampleStore:
@@ -110,7 +122,7 @@ def sample_folders(out: Path) -> tuple[Path, Path]:
 
 
 def read_samples(folder: Path) -> tuple[dict[str, Any], list[Sample]]:
-    """Settings and samples of a finished evaluation.
+    """Settings and :func:`spelled` samples of a finished evaluation.
 
     Raises:
         UserError: there is none, it is not finished, or a line is unreadable.
@@ -120,7 +132,7 @@ def read_samples(folder: Path) -> tuple[dict[str, Any], list[Sample]]:
     missing = settings["questions"] * settings["n"] - len(store.samples)
     if missing:
         raise UserError(f"{folder}: {missing} samples are missing; run the same tempo-verl command again to finish it")
-    return settings, store.ordered()
+    return settings, spelled(store.ordered())
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from tempo_verl.algo.evaluation import pass_at_k, question_measures
 from tempo_verl.algo.statistics import QuestionKey, question_keys
 from tempo_verl.config.flat import flatten
 from tempo_verl.errors import UserError
+from tempo_verl.rewards import one_spelling
 
 PHASES = ("stage0", "tempo")
 POOLED_ROUNDS = 3
@@ -245,6 +246,8 @@ def _measures(rows: Sequence[Mapping[str, Any]], n: int) -> Measures:
     answers: list[str | None] | None = None
     if all("pred" in row for row in rows):
         found = [None if row["pred"] is None else str(row["pred"]).strip() or None for row in rows]
+        if all(row.get("style") for row in rows):  # as in training: answers that say the same are one
+            found = one_spelling(found, [""] * len(rows), [row["style"] for row in rows])
         answers = found + [None] * failed
     measured = question_measures(answers, correct, ks=[n])
     names = {

@@ -16,10 +16,11 @@ import importlib
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from tempo_verl.errors import UserError
 from tempo_verl.rewards import answers, choice, grid, grouping, mathematics
@@ -43,20 +44,18 @@ DATA_SOURCES = {
 }
 
 _EXTRACT: dict[str, Callable[[str], str | None]] = {
-    "choice": choice.extract_choice,
     "exact": answers.extract_exact,
     "grid": grid.extract_grid,
     "number": answers.extract_number,
     "text": answers.extract_text,
 }
 _EQUAL: dict[str, Callable[[str, str], bool]] = {
-    "choice": choice.equal_choice,
     "exact": answers.equal_exact,
     "grid": grid.equal_grid,
     "number": answers.equal_number,
     "text": answers.equal_text,
 }
-STYLES = ("math", *_EXTRACT)
+STYLES = ("math", "choice", *_EXTRACT)
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,7 @@ def score(
     ground_truth: str | None,
     style: str = "math",
     *,
+    options: Sequence[str] | None = None,
     timeout: float = SECONDS,
     read_unfinished: bool = False,
 ) -> Score:
@@ -90,6 +90,7 @@ def score(
         response: the policy's text, without special tokens.
         ground_truth: the right answer as the dataset gives it; ``None`` only reads out the answer.
         style: which verifier, see the module's text.
+        options: of a choice, in the order of their letters: an answer with the text of one is read as its letter.
         timeout: seconds after which a verifier is stopped.
         read_unfinished: of a response that ends in its thinking read that, instead of no answer.
 
@@ -104,6 +105,9 @@ def score(
             correct, answer = mathematics.check(text, ground_truth, timeout)
         elif ":" in style:
             correct, answer = _own(style, response, ground_truth, timeout)
+        elif style == "choice":
+            answer = choice.extract_choice(text, options or ())
+            correct = None not in (answer, ground_truth) and choice.equal_choice(answer, ground_truth, options or ())
         else:
             answer = _EXTRACT[style](text)
             correct = answer is not None and ground_truth is not None and _EQUAL[style](answer, ground_truth)
@@ -116,9 +120,11 @@ def score(
     return Score(correct, answer, in_place)
 
 
-def extract(response: str, style: str = "math", *, timeout: float = SECONDS) -> str | None:
+def extract(
+    response: str, style: str = "math", *, options: Sequence[str] | None = None, timeout: float = SECONDS
+) -> str | None:
     """The answer a response gives, by the same extraction that :func:`score` uses."""
-    return score(response, None, style, timeout=timeout).answer
+    return score(response, None, style, options=options, timeout=timeout).answer
 
 
 def groups(
@@ -172,14 +178,23 @@ def one_spelling(
     return found
 
 
-def check_ground_truth(ground_truth: str, style: str = "math", *, timeout: float = SECONDS) -> str | None:
-    """Why responses cannot be checked against this ground truth, in a few words; ``None`` if they can."""
+def check_ground_truth(
+    ground_truth: str, style: str = "math", *, options: Sequence[str] | None = None, timeout: float = SECONDS
+) -> str | None:
+    """Why responses cannot be checked against this ground truth, in a few words; ``None`` if they can.
+
+    Args:
+        ground_truth, style, options: as in :func:`score`.
+        timeout: seconds for it.
+    """
     check_style(style)
     if not ground_truth.strip():
         return "empty"
     try:
         if style == "math":
             return mathematics.check_ground_truth(ground_truth, timeout)
+        if style == "choice" and options:
+            return choice.why_not(ground_truth, options)
         if style == "number":
             answers.tolerated(ground_truth)
         if style == "grid":
@@ -197,6 +212,14 @@ def style_of(style: str | None, data_source: str | None) -> str:
         return style
     name = (data_source or "").rsplit("/", 1)[-1].casefold()
     return next((known for start, known in DATA_SOURCES.items() if name.startswith(start)), "math")
+
+
+def options_of(extra_info: Mapping[str, Any]) -> list[str] | None:
+    """The options of a dataset row, ``extra_info.options``: texts in the order of their letters; ``None``: not told."""
+    options = extra_info.get("options")
+    if options is None or isinstance(options, str | Mapping) or not len(options):
+        return None
+    return [str(option) for option in options]
 
 
 @lru_cache

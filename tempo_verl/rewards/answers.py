@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import re
 
-from tempo_verl.rewards import numeric
+from tempo_verl.rewards import expression, numeric, quantity
+from tempo_verl.rewards.arithmetic import Number
 from tempo_verl.rewards.extraction import ascii_signs, clean, cued_answer, final_answer, last_line
 from tempo_verl.rewards.spelling import normalised
 
@@ -60,7 +61,7 @@ def as_text(answer: str) -> str:
     option = _OPTION.fullmatch(text)
     if option:
         return option[1] or option[2]
-    number = numeric.value(text) if _WHOLE_NUMBER.fullmatch(text) else None
+    number = expression.value(text) if _WHOLE_NUMBER.fullmatch(text) else None
     return text if number is None else numeric.as_key(number)
 
 
@@ -76,8 +77,8 @@ def extract_number(response: str) -> str | None:
     """The number that the marked answer is, else what follows "answer is", else the last one of the response."""
     answer = final_answer(response) or cued_answer(response)
     if answer:
-        return _as_float(numeric.quantity(_PERCENT.sub("", answer)))
-    return _as_float(numeric.last_number(_PERCENT.sub("", ascii_signs(response))))
+        return _as_float(quantity.quantity(_PERCENT.sub("", answer)))
+    return _as_float(quantity.last_number(_PERCENT.sub("", ascii_signs(response))))
 
 
 def equal_number(answer: str, ground_truth: str) -> bool:
@@ -95,8 +96,8 @@ def tolerated(ground_truth: str) -> tuple[float, float, bool]:
     """
     text = ascii_signs(final_answer(ground_truth) or ground_truth)
     match = _TOLERANCE.fullmatch(text)
-    value = _as_float(numeric.quantity(_PERCENT.sub("", match[1] if match else text)))
-    tolerance = _as_float(numeric.quantity(_PERCENT.sub("", match[2]))) if match else None
+    value = _as_float(quantity.quantity(_PERCENT.sub("", match[1] if match else text)))
+    tolerance = _as_float(quantity.quantity(_PERCENT.sub("", match[2]))) if match else None
     if value is None or (match and tolerance is None):
         raise ValueError(f"no number in {ground_truth[:60]!r}")
     if tolerance is None:
@@ -105,7 +106,7 @@ def tolerated(ground_truth: str) -> tuple[float, float, bool]:
     return float(value), float(tolerance) / 100 if percent else float(tolerance), percent
 
 
-def _as_float(number: numeric.Number | None) -> str | None:
+def _as_float(number: Number | None) -> str | None:
     """A finite number as the shortest text that reads back; ``None`` for one too large."""
     if number is None:
         return None

@@ -8,8 +8,9 @@ answer, in any order. A letter beside "or", or one that is denied, names no opti
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 
-from tempo_verl.rewards import numeric
+from tempo_verl.rewards import expression, numeric
 from tempo_verl.rewards.extraction import ascii_signs, cued_answer, final_answer, last_line, plain_text
 from tempo_verl.rewards.spelling import canonical, normalised
 
@@ -64,8 +65,53 @@ _BOLD = re.compile(r"\*\*\(?([A-Z])\)?[.:]?\*\*")
 _DENIED = re.compile(r"\b(?:not|wrong|incorrect|false|isn't|cannot)\b", re.IGNORECASE)
 
 
-def extract_choice(response: str) -> str | None:
-    """The letters as capitals in their order; the option's text, normalised, where no letter is given."""
+def extract_choice(response: str, options: Sequence[str] = ()) -> str | None:
+    """The letters as capitals in their order; the option's text, normalised, where no letter is given.
+
+    Args:
+        response: what was answered.
+        options: in the order of their letters, where they are known: the text of one is read as its letter.
+    """
+    answer = _extracted(response)
+    return answer if answer is None else named(answer, lettered(options)) or answer
+
+
+def equal_choice(answer: str, ground_truth: str, options: Sequence[str] = ()) -> bool:
+    """The letters or the text of the right option, as far as the ground truth ("B", "(B)", "(B) Paris", "Paris") tells.
+
+    A ground truth with several letters ("AC", "A, C") asks for all of them, in any order.
+    """
+    letter, text = parts(ground_truth)
+    letter = letter or named(text or "", lettered(options))
+    return answer == letter or (text is not None and same_text(answer, text))
+
+
+def lettered(options: Iterable[str]) -> list[tuple[str, str]]:
+    """(letter, text) of options in the order of their letters, which they may begin with: "Paris", "B. Paris"."""
+    found = [(chr(ord("A") + place), *parts(option), option) for place, option in enumerate(options)]
+    return [(place, text if letter == place and text else option) for place, letter, text, option in found]
+
+
+def named(text: str, options: Iterable[tuple[str, str]]) -> str | None:
+    """The letter of the option with this text; ``None`` where none or more than one has it."""
+    if len(text) == 1 and "A" <= text <= "Z":
+        return text
+    letters = {letter for letter, its in options if same_text(text, its)}
+    return letters.pop() if len(letters) == 1 else None
+
+
+def why_not(ground_truth: str, options: Sequence[str]) -> str | None:
+    """Why a ground truth names none of the options, or ``None``."""
+    known = lettered(options)
+    letter, text = parts(ground_truth)
+    named_letters = letter or named(text or "", known)
+    if named_letters is None:
+        return f"no option has this text (options: {', '.join(its for _, its in known)})"[:200]
+    missing = sorted(set(named_letters) - {of for of, _ in known})
+    return f"there is no option {', '.join(missing)}, only {known[0][0]} to {known[-1][0]}" if missing else None
+
+
+def _extracted(response: str) -> str | None:
     marked = final_answer(response)
     if marked is not None:
         found = letters(marked)
@@ -75,15 +121,6 @@ def extract_choice(response: str) -> str | None:
         return found
     answer = cued_answer(response) or last_line(response)
     return (letters(answer) or normalised(answer) or None) if answer else None
-
-
-def equal_choice(answer: str, ground_truth: str) -> bool:
-    """The letters or the text of the right option, as far as the ground truth ("B", "(B)", "(B) Paris", "Paris") tells.
-
-    A ground truth with several letters ("AC", "A, C") asks for all of them, in any order.
-    """
-    letter, text = parts(ground_truth)
-    return answer == letter or (text is not None and same_text(answer, text))
 
 
 def parts(option: str) -> tuple[str | None, str | None]:
@@ -99,7 +136,7 @@ def same_text(first: str, second: str) -> bool:
     """The same words, the same formula but for its layout, or the same number."""
     if normalised(first) == normalised(second) or canonical(first).casefold() == canonical(second).casefold():
         return True
-    one, other = (numeric.value(canonical(text)) for text in (first, second))
+    one, other = (expression.value(canonical(text)) for text in (first, second))
     return one is not None and other is not None and numeric.equal(one, other)
 
 

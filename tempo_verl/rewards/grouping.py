@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 
-from tempo_verl.rewards import choice, numeric, reading
+from tempo_verl.rewards import choice, numeric, quantity, reading
 from tempo_verl.rewards.answers import as_text
 from tempo_verl.rewards.spelling import canonical
 
@@ -49,7 +49,7 @@ def _plain(answer: str, style: str) -> Hashable:
     if style == "text":
         return as_text(answer)
     if style == "number":
-        number = numeric.quantity(answer)
+        number = quantity.quantity(answer)
         return answer if number is None else numeric.as_key(number)
     return answer
 
@@ -93,16 +93,11 @@ def _mathematical(given: Counter[str], equal: Callable[[str, str], bool | None])
 
 def _choices(given: Counter[str], options: Sequence[str]) -> dict[str, Hashable]:
     """A letter, and the text that an option or an answer gives beside it, are one."""
-    known: list[tuple[str, str]] = []
-    for place, option in enumerate(options):
-        letter, text = choice.parts(option)
-        known.append((letter or chr(ord("A") + place), text or option))
     pairs = {answer: choice.parts(answer) for answer in given}
-    known += sorted((letter, text) for letter, text in pairs.values() if letter and text)
+    known = choice.lettered(options) + [(letter, text) for letter, text in pairs.values() if letter and text]
     keys: dict[str, Hashable] = {}
     for answer, (letter, text) in pairs.items():
-        if letter is None:
-            letter = next((of for of, its in known if choice.same_text(text or "", its)), None)
+        letter = letter or choice.named(text or "", known)
         keys[answer] = ("letter", letter) if letter else ("text", text)
     return keys
 

@@ -9,7 +9,7 @@ from typing import Any
 from verl import DataProto
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
-from tempo_verl.rewards import SECONDS, score, style_of
+from tempo_verl.rewards import SECONDS, options_of, score, style_of
 
 
 class TempoRewardManager(RewardManagerBase):
@@ -24,6 +24,7 @@ class TempoRewardManager(RewardManagerBase):
     def __init__(self, config, tokenizer, compute_score=None, **_unused: Any):
         super().__init__(config, tokenizer, compute_score)
         self.timeout = SECONDS if config is None else config.tempo.verifier.timeout
+        self.read_unfinished = config is not None and config.tempo.verifier.read_unfinished
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
         item = data[-1]
@@ -37,7 +38,9 @@ class TempoRewardManager(RewardManagerBase):
             self.tokenizer.decode(response_ids[:length], skip_special_tokens=True),  # type: ignore[attr-defined]
             None if truth is None else str(truth),
             style,
+            options=options_of(row.get("extra_info") or {}),
             timeout=self.timeout,
+            read_unfinished=self.read_unfinished,
         )
         info = {
             "style": style,

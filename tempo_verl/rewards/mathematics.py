@@ -134,6 +134,8 @@ def _canonical_or_none(answer: str | None) -> str | None:
 def check_ground_truth(ground_truth: str, timeout: float) -> str | None:
     """Why responses cannot be compared with this ground truth, or ``None``."""
     truth = final_answer(ground_truth) or ground_truth.strip()
+    if reading.read(truth) is not None:  # most; no child process need be asked
+        return None
     return workers().call(f"{CHILD}:why_not", truth, timeout=timeout)
 
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from tempo_verl.rewards import numeric
+from tempo_verl.rewards import expression, numeric
+from tempo_verl.rewards.arithmetic import NUMBER, Number
 from tempo_verl.rewards.extraction import ascii_signs, plain_text
-from tempo_verl.rewards.numeric import Number
+from tempo_verl.rewards.quantity import CURRENCY
 
 Kind = Literal["number", "words", "letters", "several", "interval", "time", "dots"]
 
@@ -137,7 +138,7 @@ def key(found: Reading) -> tuple:
     """What readings that are the same have in common. A number in per cent is its share: 50 % is 1/2."""
     if found.kind == "number":
         number = found.value
-        assert isinstance(number, numeric.NUMBER)
+        assert isinstance(number, NUMBER)
         return ("number", numeric.as_key(numeric.hundredth(number) if found.detail else number))
     if found.kind == "several":
         assert isinstance(found.value, tuple)
@@ -160,16 +161,16 @@ def _number(text: str) -> Reading | None:
     named = _NAMED.fullmatch(text)
     if named and "=" not in named[2]:
         text = named[2].strip()
-    elif "=" in text and (parts := text.split("=")) and all(numeric.value(part) is not None for part in parts):
+    elif "=" in text and (parts := text.split("=")) and all(expression.value(part) is not None for part in parts):
         text = parts[-1]
     text = re.sub(r"^(?:\\approx(?![a-z])|≈|\\sim)\s*", "", text)
-    text = numeric.CURRENCY.sub(" ", text).strip()
+    text = CURRENCY.sub(" ", text).strip()
     percent = _PERCENT.search(text)
     if percent:
         text = text[: percent.start()].strip()
     if around := re.fullmatch(r"\\(?:mathbf|mathrm|text|textbf|boldsymbol|underline)\s*\{([^{}]*)\}", text):
         text = around[1]
-    found = numeric.value(text)
+    found = expression.value(text)
     if found is None and not percent:
         found = _with_unit(text)
     return None if found is None else Reading("number", found, "%" if percent else "")
@@ -180,7 +181,7 @@ def _with_unit(text: str) -> Number | None:
     for at in range(1, len(text)):
         rest = text[at:]
         if not text[at - 1].isspace() and _UNIT.fullmatch(rest) and not _ONE_LETTER.fullmatch(rest):
-            found = numeric.value(text[:at])
+            found = expression.value(text[:at])
             if found is not None:
                 return found
     return None
@@ -188,7 +189,7 @@ def _with_unit(text: str) -> Number | None:
 
 def _same_number(first: Reading, second: Reading) -> bool:
     one, other = first.value, second.value
-    assert isinstance(one, numeric.NUMBER) and isinstance(other, numeric.NUMBER)
+    assert isinstance(one, NUMBER) and isinstance(other, NUMBER)
     if first.detail == second.detail:
         return numeric.close(one, other)
     percent, plain = (one, other) if first.detail else (other, one)
@@ -261,7 +262,7 @@ def _end(text: str) -> tuple[Number | None, bool] | None:
     """(end, whether it is finite)."""
     if _INFINITE.fullmatch(text):
         return None, False
-    found = numeric.value(text)
+    found = expression.value(text)
     return None if found is None else (found, True)
 
 
@@ -282,7 +283,7 @@ def _bracketed(text: str) -> tuple[list[Part], bool] | None:
 def _inequality(text: str) -> tuple[list[Part], bool] | None:
     if _UNEQUAL.search(text):
         sides = _UNEQUAL.split(text)
-        if len(sides) == 2 and _VARIABLE.fullmatch(sides[0]) and (hole := numeric.value(sides[1])) is not None:
+        if len(sides) == 2 and _VARIABLE.fullmatch(sides[0]) and (hole := expression.value(sides[1])) is not None:
             return [Part(None, hole, False, False), Part(hole, None, False, False)], True
         return None
     pieces = _RELATION.split(text)
@@ -299,13 +300,13 @@ def _inequality(text: str) -> tuple[list[Part], bool] | None:
         return None
     left, sign, right = pieces
     size = re.fullmatch(rf"\s*\|\s*{_NAME}\s*\|\s*", left)
-    if size and sign in _LESS and (bound := numeric.value(right)) is not None and bound > 0:
+    if size and sign in _LESS and (bound := expression.value(right)) is not None and bound > 0:
         return [Part(-bound, bound, _LESS[sign], _LESS[sign])], True
     if _VARIABLE.fullmatch(right) and not _VARIABLE.fullmatch(left):
         left, right = right, left
         sign = {"<": ">", "\\lt": ">", ">": "<", "\\gt": "<"}.get(sign) or ("≥" if sign in _LESS else "≤")
-    end = numeric.value(right)
-    if not _VARIABLE.fullmatch(left) or end is None or numeric.value(left) is not None:
+    end = expression.value(right)
+    if not _VARIABLE.fullmatch(left) or end is None or expression.value(left) is not None:
         return None
     if sign in _LESS:
         return [Part(None, end, False, _LESS[sign])], True

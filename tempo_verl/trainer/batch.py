@@ -16,7 +16,7 @@ import transfer_queue as tq
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 
-from tempo_verl.rewards import one_spelling
+from tempo_verl.rewards import SECONDS, one_spelling
 
 IMAGES = "multi_modal_inputs"  # the only Python objects that a training worker reads
 # Fields that no pass of the policy, and none of the critic, reads. A worker cuts all that it is sent into mini-batches,
@@ -42,6 +42,7 @@ class Samples:
     meta: KVBatchMeta
     # name -> key -> value: what rollouts have stored, read once and handed on to whatever holds the same rows
     known: dict[str, dict[str, Any]] = field(default_factory=lambda: defaultdict(dict), repr=False)
+    timeout: float = SECONDS  # for a comparison of two answers
 
     def __len__(self) -> int:
         return len(self.meta)
@@ -52,7 +53,7 @@ class Samples:
 
     def of(self, meta: KVBatchMeta) -> Samples:
         """Samples of ``meta``, which knows of these rows, or of them and others."""
-        return Samples(meta, self.known)
+        return Samples(meta, self.known, self.timeout)
 
     def by_session(self) -> Samples:
         """One row for each session, its last output; no synthetic rows."""
@@ -179,7 +180,8 @@ class Samples:
         spelled = self.known["answers"]
         if any(real and key not in spelled for key, real in zip(self.meta.keys, self.real, strict=True)):
             found = [info["pred"] or None for info in self.reward_info]
-            spelled.update(zip(self.meta.keys, one_spelling(found, self.prompts, self.styles), strict=True))
+            found = one_spelling(found, self.prompts, self.styles, timeout=self.timeout)
+            spelled.update(zip(self.meta.keys, found, strict=True))
         return [spelled.get(key) for key in self.meta.keys]
 
     @property
@@ -206,10 +208,14 @@ def final_values_of(full: torch.Tensor, response_lengths: list[int]) -> torch.Te
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
-def select(meta: KVBatchMeta, prompts: set[str]) -> Samples:
-    """The rows of a batch that answer one of ``prompts`` (uids), by prompt, session and output."""
+def select(meta: KVBatchMeta, prompts: set[str], timeout: float = SECONDS) -> Samples:
+    """The rows of a batch that answer one of ``prompts`` (uids), by prompt, session and output.
+
+    Args:
+        timeout: seconds for a comparison of two answers.
+    """
     found = [key for key in meta.keys if key.split("_")[0] in prompts]
-    return Samples(meta.select_keys(sorted(found, key=_in_order)))
+    return Samples(meta.select_keys(sorted(found, key=_in_order)), timeout=timeout)
 
 
 def concatenate(*parts: Samples) -> Samples:
@@ -223,7 +229,7 @@ def concatenate(*parts: Samples) -> Samples:
     for part in parts:
         for name, values in part.known.items():
             known[name] |= values
-    return Samples(meta, known)
+    return Samples(meta, known, parts[0].timeout)
 
 
 def of_keys(partition: str, rows: list[tuple[str, dict[str, Any]]]) -> Samples:

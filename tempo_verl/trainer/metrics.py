@@ -13,7 +13,7 @@ from tempo_verl.algo.advantage import final_value
 from tempo_verl.algo.calibration import calibration_metrics, position_mask
 from tempo_verl.algo.evaluation import distinct_answers, question_measures
 from tempo_verl.methods import Trained
-from tempo_verl.rewards import one_spelling
+from tempo_verl.rewards import SECONDS, one_spelling
 from tempo_verl.trainer.log import Log
 
 
@@ -178,6 +178,7 @@ def validation_metrics(
     prompts: Sequence[str],
     found: Mapping[str, Sequence],
     expected: Mapping[tuple[str, str], int],
+    timeout: float = SECONDS,
 ) -> dict[str, float]:
     """Validation by data source, in verl's names: mean@n, and unbiased pass@k and maj@k for k = 1, 2, 4, ..., n.
 
@@ -188,11 +189,12 @@ def validation_metrics(
         found: what the reward manager found out, one entry a sample: ``acc`` (or ``reward``), 0 or 1; ``pred``, the
             answer; ``style``, its verifier; ``verifier_error``, see :func:`verifier_metrics`.
         expected: (data source, prompt) -> samples asked for; one that failed counts as wrong.
+        timeout: seconds for a comparison of two answers.
     """
     correct = found.get("acc") or found["reward"]
     answers = [answer or None for answer in found.get("pred") or [None] * len(correct)]
     if found.get("style"):
-        answers = one_spelling(answers, prompts, found["style"])
+        answers = one_spelling(answers, prompts, found["style"], timeout=timeout)
     questions: dict[str, dict[str, list[tuple[float, str | None]]]] = defaultdict(lambda: defaultdict(list))
     for source, prompt, right, answer in zip(data_sources, prompts, correct, answers, strict=True):
         questions[source][prompt].append((right, answer))

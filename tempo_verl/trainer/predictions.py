@@ -158,6 +158,7 @@ class Predictions:
                     truncated=length >= self._longest,
                     value=value,
                     error=info.get("verifier_error") or None,
+                    style=question.style,
                 )
             )
         return samples

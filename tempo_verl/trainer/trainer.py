@@ -130,7 +130,8 @@ class TempoTrainer(PPOTrainerSync):
             other = read_dataset(settings.labeled.files, self)
         self.watch = Watch(settings.alarms, settings.calibration.gate)
         self.streams, answers = Streams.build(method, self.train_dataset, other, self.watch)
-        self.monitor = Monitor(answers, method.labels_by_vote, settings.verifier.timeout)
+        verifier = settings.verifier
+        self.monitor = Monitor(answers, method.labels_by_vote, verifier.timeout, verifier.read_unfinished)
         self.predictions = Predictions(self.config, method, self.streams)
         # From here on only answers-free rows are in reach of the policy update; verl saves and restores the streams.
         self.train_dataset = None
@@ -144,7 +145,13 @@ class TempoTrainer(PPOTrainerSync):
     def _val_metrics_update(
         self, data_sources, sample_uids, reward_extra_infos_dict, sample_turns, expected_acc_counts=None
     ) -> dict[str, float]:
-        metrics = validation_metrics(data_sources, sample_uids, reward_extra_infos_dict, expected_acc_counts or {})
+        metrics = validation_metrics(
+            data_sources,
+            sample_uids,
+            reward_extra_infos_dict,
+            expected_acc_counts or {},
+            self.method.settings.verifier.timeout,
+        )
         self.keeper.validated(metrics)
         return metrics
 

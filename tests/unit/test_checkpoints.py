@@ -258,7 +258,12 @@ def test_a_run_starts_from_the_last_or_the_best_checkpoint_of_another(tmp_path: 
 def questions(**prompts: list[str]) -> Questions:
     rows = [(source, prompt) for source, texts in prompts.items() for prompt in texts]
     texts, hashes = [prompt for _, prompt in rows], [f"hash of {prompt}" for _, prompt in rows]
-    return Questions("files", [[]] * len(texts), texts, hashes, [source for source, _ in rows], frozenset())
+    return question_set(texts, hashes, [source for source, _ in rows])
+
+
+def question_set(texts: list[str], hashes: list[str], sources: list[str]) -> Questions:
+    none: list[None] = [None] * len(texts)
+    return Questions("files", [[]] * len(texts), texts, hashes, sources, ["exact"] * len(texts), none, none)
 
 
 VALIDATION = questions(aime=["What is 1 + 1?"], math=["What is 2?", "And 3?"], own=["Why?"])
@@ -280,7 +285,7 @@ def test_named_data_sources_choose() -> None:
 
 
 def test_a_question_of_d_u_in_another_template_is_one() -> None:
-    unlabeled = Questions("files", [[]], ["Solve: And 3? Think."], ["hash of And 3?"], ["u"], frozenset())
+    unlabeled = question_set(["Solve: And 3? Think."], ["hash of And 3?"], ["u"])
     assert judging_sources(VALIDATION, unlabeled, None) == ["aime", "own"]
     with pytest.raises(UserError, match=r"validation=math has a question .* \(first: row 2 .*'And 3\?'\)"):
         judging_sources(VALIDATION, unlabeled, ["math", "own"])

@@ -125,6 +125,38 @@ def test_a_missing_validation_file(run: Run, test_freq: int, tmp_path: Path) -> 
     run.is_refused(f"data.val_files={path}", "no such file", "check the path")
 
 
+@pytest.mark.parametrize("field", ["tempo.labeled.files", "tempo.unlabeled.files", "data.val_files"])
+@pytest.mark.parametrize("source", [None, "", " "])
+def test_a_row_of_no_data_source(run: Run, field: str, source: str | None, tmp_path: Path) -> None:
+    rows = [*many("new"), question("nameless") | {"data_source": source}]
+    run["trainer.test_freq"] = 1
+    run[field] = path = write(tmp_path / "nameless.parquet", rows)
+    run.is_refused(f"{field}={path}: data_source is empty in 1 of 9 rows (first: row 8)", "name the set")
+
+
+@pytest.mark.parametrize("field", ["tempo.labeled.files", "tempo.unlabeled.files", "data.val_files"])
+@pytest.mark.parametrize(
+    ("style", "truth", "why"),
+    [
+        ("number", "many", "no number in 'many'"),
+        ("grid", "no table", "style=grid"),
+        ("math", "???", "no mathematics in it"),
+        ("choice", "E", "there is no option E, only A to D"),
+        ("choice", "Oslo", "no option has this text (options: Paris, Rome, Bonn, Bern)"),
+    ],
+)
+def test_a_truth_that_its_verifier_cannot_use(
+    run: Run, field: str, style: str, truth: str, why: str, tmp_path: Path
+) -> None:
+    """One that only monitors would end the run as it is looked at."""
+    cities = {"options": ["Paris", "Rome", "Bonn", "Bern"]} if style == "choice" else {"index": 1}
+    useless = question("2") | {"reward_model": {"style": style, "ground_truth": truth}, "extra_info": cities}
+    rows = [row | {"extra_info": cities} for row in many("1")]
+    run["trainer.test_freq"] = 1
+    run[field] = write(tmp_path / "useless.parquet", [*rows, useless, useless | {"prompt": question("3")["prompt"]}])
+    run.is_refused(f"{field}: 1 of 2 ground truths", "first: row 8", repr(truth), f"style={style}", why, "mend them")
+
+
 def test_no_file_named(run: Run) -> None:
     run["tempo.unlabeled.files"] = None
     run.is_refused("tempo.unlabeled.files is not set", "give a parquet file in verl's columns")
@@ -585,6 +617,36 @@ def test_prompts_longer_than_the_limit_are_counted_not_cut(run: Run, tmp_path: P
     run["data.filter_overlong_prompts"] = True
     run["tempo.labeled.batch_size"] = run["tempo.unlabeled.batch_size"] = 4
     check(run.config)
+
+
+def test_prompts_that_would_all_be_left_out(run: Run, tmp_path: Path) -> None:
+    run["data.filter_overlong_prompts"] = True
+    run["tempo.unlabeled.files"] = write(tmp_path / "long.parquet", [question("1+" * 11 + f"{n}=") for n in range(8)])
+    run.is_refused(
+        "data.filter_overlong_prompts=true would leave out all 8 prompts of tempo.unlabeled.files", "raise it to 24"
+    )
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+def test_a_chat_template_that_refuses_a_role(run: Run, tiny_policy: Path, tmp_path: Path, filtered: bool) -> None:
+    """verl takes any error of a template for a prompt that is too long, and leaves the row out."""
+    strict = tmp_path / "strict"
+    shutil.copytree(tiny_policy, strict)
+    template = (strict / "chat_template.jinja").read_text()
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    (strict / "chat_template.jinja").write_text(refusal + template)
+    with_system = question("1+1=")
+    with_system["prompt"].insert(0, {"role": "system", "content": "1"})
+    run["actor_rollout_ref.model.path"] = str(strict)
+    run["data.filter_overlong_prompts"] = filtered
+    check(run.config)
+    run["tempo.unlabeled.files"] = write(tmp_path / "system.parquet", [*many("2", 7), with_system])
+    run.is_refused(
+        f"actor_rollout_ref.model.path={strict}",
+        "cannot make the prompt of row 7 of tempo.unlabeled.files, roles system, user",
+        "System role not supported",
+        "write the prompts with roles that it takes",
+    )
 
 
 def test_prompts_for_a_policy_from_the_hub_are_looked_at_by_the_trainer(

@@ -182,7 +182,7 @@ def test_the_verifier_is_that_of_the_data_source(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "choice.parquet")
     (asked,) = load_questions("--data", [tmp_path / "choice.parquet"], with_answers=True)
     assert (asked.style, asked.id, asked.ground_truth, asked.text) == ("choice", "q-7", "A", "A or B?")
-    assert read_questions("f", str(tmp_path / "choice.parquet"), needs_answers=True).styles == {"choice"}
+    assert read_questions("f", str(tmp_path / "choice.parquet"), needs_answers=True).styles == ["choice"]
     (unanswered,) = load_questions("--data", [tmp_path / "choice.parquet"], with_answers=False)
     assert unanswered == replace(asked, ground_truth=None)
 

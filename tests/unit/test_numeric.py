@@ -10,7 +10,9 @@ from fractions import Fraction
 import pytest
 
 from tempo_verl.rewards import numeric
-from tempo_verl.rewards.numeric import close, equal, last_number, quantity, value
+from tempo_verl.rewards.expression import value
+from tempo_verl.rewards.numeric import close, equal
+from tempo_verl.rewards.quantity import last_number, quantity
 
 
 @pytest.mark.parametrize(
