@@ -228,17 +228,25 @@ def register_critic_class(model_config: Any) -> None:
     """Give ``AutoModelForTokenClassification`` a class for a model type that transformers has none for (e.g. OLMo 3).
 
     Built as transformers builds its own: the generic head on the model type's backbone.
+
+    Raises:
+        UserError: transformers has no backbone for it.
     """
     from transformers import AutoModel, AutoModelForTokenClassification
     from transformers.modeling_layers import GenericForTokenClassification
 
     if type(model_config) in AutoModelForTokenClassification._model_mapping:
         return
+    if type(model_config) not in AutoModel._model_mapping:
+        raise UserError(
+            f"critic.model.path={model_config.name_or_path}: transformers knows no text model of type "
+            f"{model_config.model_type}; use a language model"
+        )
     backbone = AutoModel._model_mapping[type(model_config)]
     name = backbone.__name__.removesuffix("Model") + "ForTokenClassification"
-    critic_class = type(
-        name, (GenericForTokenClassification, backbone.__bases__[0]), {"__module__": backbone.__module__}
-    )
+    # the text part of a model for images shares its base class, which names the configuration of the whole
+    attributes = {"__module__": backbone.__module__, "config_class": type(model_config)}
+    critic_class = type(name, (GenericForTokenClassification, backbone.__bases__[0]), attributes)
     AutoModelForTokenClassification.register(type(model_config), critic_class)
 
 

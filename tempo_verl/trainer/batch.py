@@ -16,6 +16,7 @@ import transfer_queue as tq
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 
+from tempo_verl.errors import UserError
 from tempo_verl.rewards import SECONDS, one_spelling
 
 IMAGES = "multi_modal_inputs"  # the only Python objects that a training worker reads
@@ -164,11 +165,22 @@ class Samples:
     @cached_property
     def reward_info(self) -> list[dict[str, Any]]:
         """What the reward manager found out about each row: ``acc`` (rows with an answer), ``pred``, ``format``, ..."""
-        return [extra["reward_extra_info"] for extra in self.read_once("extra_fields")]
+        return [extra.get("reward_extra_info") or {} for extra in self.read_once("extra_fields")]
 
     @property
     def verdicts(self) -> torch.Tensor:
-        """(B,) float32 c(x, y) in {0, 1} as the verifier found it. A row without a verdict is a ``KeyError``."""
+        """(B,) float32 c(x, y) in {0, 1} as the verifier found it.
+
+        Raises:
+            UserError: a row without a verdict.
+        """
+        missing = sum("acc" not in info for info in self.reward_info)
+        if missing:
+            raise UserError(
+                f"{missing} of {len(self)} responses came without a verdict (reward_extra_info.acc): an agent "
+                "loop that scores its responses itself, or another reward manager, has to give it, 0 or 1; or leave "
+                "the scoring to TempoRewardManager"
+            )
         return torch.tensor([float(info["acc"]) for info in self.reward_info])
 
     @property

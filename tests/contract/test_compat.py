@@ -19,7 +19,14 @@ from peft import LoraConfig, TaskType
 from safetensors.torch import load_file
 from torch.distributed.distributed_c10d import BackendConfig
 from torch.distributed.fsdp import CPUOffloadPolicy
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification, Olmo3Config
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForTokenClassification,
+    Gemma3TextConfig,
+    Olmo3Config,
+    Qwen2_5OmniConfig,
+)
 from verl.utils import fsdp_utils
 from verl.utils.checkpoint import fsdp_checkpoint_manager
 from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
@@ -229,15 +236,19 @@ def test_a_critic_saved_as_verl_saves_it_can_be_loaded_again(tiny_policy: Path, 
         assert torch.equal(again.state_dict()[name], tensor), name
 
 
-def test_a_model_type_without_a_class_for_critics_gets_one(tmp_path: Path) -> None:
-    config = Olmo3Config(
+@pytest.mark.parametrize(("config_class", "name"), [
+    (Olmo3Config, "Olmo3ForTokenClassification"),
+    (Gemma3TextConfig, "Gemma3TextForTokenClassification"),  # the text part of a model for images
+])  # fmt: skip
+def test_a_model_type_without_a_class_for_critics_gets_one(config_class: type, name: str, tmp_path: Path) -> None:
+    config = config_class(
         vocab_size=16, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        pad_token_id=15, eos_token_id=14, bos_token_id=None,
+        num_key_value_heads=2, head_dim=16, pad_token_id=15, eos_token_id=14, bos_token_id=None,
     )  # fmt: skip
     policy, critic = tmp_path / "policy", tmp_path / "critic"
     AutoModelForCausalLM.from_config(config).save_pretrained(policy)
     module = load(policy, allow_new_head=True)
-    assert type(module).__name__ == "Olmo3ForTokenClassification"
+    assert type(module).__name__ == name
     assert not module(torch.tensor([[1, 2, 3]])).logits.any()
     torch.nn.init.normal_(module.score.weight)
     module.save_pretrained(critic)
@@ -246,6 +257,11 @@ def test_a_model_type_without_a_class_for_critics_gets_one(tmp_path: Path) -> No
     assert "score.weight" in missing_value_head(policy)
     with pytest.raises(UserError, match=r"score\.weight"):
         load(policy)
+
+
+def test_a_model_type_without_a_backbone_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^critic\.model\.path=some/model: .* type qwen2_5_omni; use a language model"):
+        compat.register_critic_class(Qwen2_5OmniConfig(name_or_path="some/model"))
 
 
 @pytest.mark.parametrize("on", [True, False])

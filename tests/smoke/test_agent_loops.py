@@ -17,6 +17,7 @@ from harness import Evidence
 from ray import cloudpickle
 from verl.workers.rollout.replica import TokenOutput
 
+from tempo_verl.errors import UserError
 from tempo_verl.tasks.running_sums import END, VOCABULARY
 from tempo_verl.trainer.batch import Samples
 from tempo_verl.trainer.log import Log
@@ -90,7 +91,7 @@ def test_outputs_of_a_session_are_scored_and_counted_as_one(trainer) -> None:
     truths = [row["ground_truth"] for row in labeled.read_once("reward_model")]
     right = [float(answer == truth) for answer, truth in zip(labeled.answers, truths, strict=True)]
     assert labeled.verdicts.tolist() == right
-    with pytest.raises(KeyError):
+    with pytest.raises(UserError, match=r"responses came without a verdict \(reward_extra_info\.acc\)"):
         _ = unlabeled.verdicts
 
 

@@ -14,6 +14,8 @@ import pytest
 import torch
 from harness import Evidence, train
 
+pytestmark = pytest.mark.slow  # a minute; tests/engine has two ranks in seconds
+
 # float32 forward passes of the same weights in different batches and on sharded parameters
 VALUE_TOLERANCE, ADVANTAGE_TOLERANCE = 1e-5, 1e-4
 

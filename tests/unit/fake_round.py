@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tempo_verl.errors import UserError
 from tempo_verl.methods import Plan, Round
 from tempo_verl.rewards import one_spelling
 
@@ -64,7 +65,7 @@ class FakeSamples:
     @property
     def verdicts(self) -> Tensor:
         if self.correct is None:
-            raise KeyError("acc")
+            raise UserError("no verdict")
         return torch.tensor(self.correct)
 
     @property

@@ -11,6 +11,7 @@ import torch
 from fake_round import FakeRound, FakeSamples
 from fields import method_of
 
+from tempo_verl.errors import UserError
 from tempo_verl.methods import Needs, find, known
 from tempo_verl.methods.ttrl import first_samples
 
@@ -200,7 +201,7 @@ def test_the_oracle_is_rewarded_with_verdicts_on_unlabelled_rows() -> None:
 
 
 def test_rows_without_an_answer_have_no_verdict() -> None:
-    with pytest.raises(KeyError):
+    with pytest.raises(UserError, match="no verdict"):
         method_of("oracle", allow_labels_on_unlabeled=True).step(world().round())
 
 
