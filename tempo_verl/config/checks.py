@@ -63,6 +63,9 @@ WITHOUT_EFFECT = (
     ("trainer.v1.sampler.sync_refill_failed_groups", False, "failed prompts are left out"),
 )
 
+# Length of the rows that verl adds where a batch does not divide.
+SYNTHETIC_TOKENS = 128
+
 # The trainer takes the critic's budget from the first, of training too; the second reaches nothing.
 ONE_BUDGET = ("critic.ppo_infer_max_token_len_per_gpu", "critic.forward_max_token_len_per_gpu")
 
@@ -369,4 +372,9 @@ def _check_lengths(config: DictConfig) -> None:
                 raise UserError(
                     f"{field}={budget}{shared} is less than data.max_prompt_length + data.max_response_length="
                     f"{longest}: a micro-batch must hold the longest sample; raise it or shorten the samples"
+                )
+            if budget is not None and budget * role.sequence < SYNTHETIC_TOKENS:
+                raise UserError(
+                    f"{field}={budget}: verl adds rows of {SYNTHETIC_TOKENS} tokens where a batch does not divide, and "
+                    f"a micro-batch must hold one; set it to {-(-SYNTHETIC_TOKENS // role.sequence)} or more"
                 )

@@ -38,6 +38,7 @@ from tempo_verl.backends.adapter import TransformersAdapter
 from tempo_verl.backends.batch_rollout import BatchRolloutManager
 from tempo_verl.backends.replica import TransformersReplica, TransformersServer
 from tempo_verl.compat import ALLOW_NEW_VALUE_HEAD, FLOAT32_HEAD
+from tempo_verl.config.checks import SYNTHETIC_TOKENS
 from tempo_verl.config.schema import read_settings
 from tempo_verl.errors import UserError
 from tempo_verl.launch import resolve_config
@@ -258,6 +259,7 @@ def test_padding_rows_are_marked_as_we_read_it() -> None:
     from verl.trainer.ppo import padding_utils
 
     assert "is_padding" in inspect.getsource(padding_utils.construct_minimal_padding_template)
+    assert padding_utils.SYNTHETIC_PADDING_SEQ_LEN == SYNTHETIC_TOKENS
 
 
 # ---------------------------------------------------------------------- workers and queue

@@ -311,10 +311,12 @@ def test_a_critic_mini_batch_that_is_no_multiple_of_the_ranks(run: Run) -> None:
     ],
 )
 def test_a_token_budget_below_the_longest_sample(run: Run, field: str) -> None:
-    run[field] = 40
+    run[field] = 128
     check(run.config)
     run[field] = 39
     run.is_refused(f"{field}=39", "data.max_prompt_length + data.max_response_length=40", "raise it or shorten")
+    run[field] = 127
+    run.is_refused(f"{field}=127: verl adds rows of 128 tokens", "set it to 128 or more")
 
 
 # ---------------------------------------------------------------------- configuration
