@@ -94,8 +94,8 @@ def prepare(
     label_base: Annotated[
         LabelBase | None,
         typer.Option(
-            help="Answers that are numbers count options from 0 or 1, or are the texts of options; letters may be their "
-            "texts too. Default: what all of a column agree on."
+            help="Numbers that name options count from 0 or from 1, or are their texts, as letters may be; "
+            "default: what the whole column tells."
         ),
     ] = None,
     join_answers: Annotated[

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which option an answer names: by its letter, label or text, by a number counted from 0 or from 1, or by a 1 among 0s.
+"""Which option an answer names: by its letter, label or text, by a number counted from 0 or 1, or by a 1 among 0s.
 
-One row often does not tell: 2 is the third option, the second, or the one whose text is 2. All rows of a column together
-mostly do; where they do not, nothing is guessed.
+One row often does not tell: 2 is the third option, the second, or the one whose text is 2. All rows of a column
+together mostly do; where they do not, nothing is guessed.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Label:
     """An answer to a question with options.
 
     Attributes:
-        readings: what it may be (``0`` or ``1``: a number counted from there; ``one-hot``, ``text``, ``letter``; "" where
-            there is no doubt), and the letters that it then names, sorted.
+        readings: what it may be (``0`` or ``1``: a number counted from there; ``one-hot``, ``text``, ``letter``; ""
+            where there is no doubt), and the letters that it then names, sorted.
         shown: it, for messages.
         count: the number of options.
         is_number: its column has to tell what its numbers are.
@@ -81,8 +81,8 @@ def read_label(value: Any, options: Options, column: str) -> Label:
     else:
         readings = _together([_item(item, options, column) for item in items])
         several = _together([_item(item, options, column) for item in _split(value)])
-        if readings.keys() == {"text"} and several.keys() == {""}:
-            readings = {"letter": several[""], **readings}
+        if readings.keys() == {"text"} and (lettered := several.get("", several.get("letter"))):
+            readings = {"letter": lettered, **readings}
         readings = readings or several
     if not readings:
         if len(items) == 1 and texts.count(_shown(items[0], column).strip()) > 1:
@@ -164,8 +164,10 @@ def _named(text: str, options: Options) -> str | None:
 
 def _together(each: Sequence[Reading]) -> Reading:
     """What all items of a list may be; an item without doubt goes with any. Numbers that repeat count no options."""
+    if not each:
+        return {}
     modes = [mode for mode in ("letter", "text", "0", "1") if all(mode in item or "" in item for item in each)]
-    if each and all("" in item for item in each):
+    if all("" in item for item in each):
         modes = [""]
     found = {}
     for mode in modes:
@@ -277,7 +279,9 @@ class Labels:
         if any((one, other) in known.differing for one in possible for other in possible):
             meanings = " or ".join(_MEANING[mode] for mode in possible)
             remedy = _REMEDY + (" or --label-base text" if "text" in possible else "")
-            raise UndecidedLabel("labels undecided", f"{column}: its numbers may be {meanings}, {known.first}; {remedy}")
+            raise UndecidedLabel(
+                "labels undecided", f"{column}: its numbers may be {meanings}, {known.first}; {remedy}"
+            )
         return possible[0]
 
     def _letter(self, column: str, label: Label) -> str:

@@ -30,8 +30,8 @@ _NO_UNIT = {"", "none", "null", "nan", "-", "1", "dimensionless", "unitless"}
 def with_measures(answer: Answer, fields: dict[str, Any], verifier: str | None, tolerance: str | None) -> Answer:
     """An answer with the tolerance and the unit that its record has for it, or with the user's tolerance.
 
-    The ground truth is the number alone, times the power of ten of the unit: a response is right with the unit and
-    without it. The question has to ask for the unit.
+    The ground truth is the number alone, times the power of ten of the unit, for the verifier number: a response is
+    right with the unit and without it. The question has to ask for the unit.
 
     Args:
         answer: of the record.
@@ -44,24 +44,28 @@ def with_measures(answer: Answer, fields: dict[str, Any], verifier: str | None, 
     """
     if answer.style not in (None, "math") or verifier not in (None, "math", "number"):
         return answer
-    truth, told, factor, unit = answer.truth, list(answer.told), "", ""
+    truth, told, factor, unit, style = answer.truth, list(answer.told), "", "", answer.style
     column, text = _first(fields, UNITS)
     number = numeric.value(truth.replace("$", ""))
     if column and number is not None and len(_WORDS.findall(re.sub(r"\\[a-zA-Z]+", "", text))) <= 6:
         exponent, unit = _unit(text)
+        style = verifier or "number"  # to math, the J of 5 J is a variable
         if exponent:
             factor = f" \\times 10^{{{exponent}}}"
             truth = truth.replace("$", "").strip() + factor
             told.append(f"powers of ten in {column} are multiplied into the answer")
         if unit:
-            told.append(f"units in {column} are asked for in the question; the answer is right with or without them")
+            told.append(f"units in {column} are asked for in the question, answers are right with or without them")
     elif column:
         told.append(f"units in {column} are left out beside answers that are no plain numbers")
     column, text = _first(fields, TOLERANCES)
     if tolerance:
-        return replace(answer, truth=f"{truth} ± {tolerance}", unit=unit, told=tuple(told))
-    if column is None or not _TOLERANCE.fullmatch(text) or not numeric.value(text) or verifier == "math":
-        return replace(answer, truth=truth, unit=unit, told=tuple(told))
+        return replace(answer, truth=f"{truth} ± {tolerance}", style=style, unit=unit, told=tuple(told))
+    is_one = column is not None and _TOLERANCE.fullmatch(text) and numeric.value(text)
+    if is_one and verifier == "math":
+        told.append(f"tolerances in {column} are not used by the verifier math")
+    if not is_one or verifier == "math":
+        return replace(answer, truth=truth, style=style, unit=unit, told=tuple(told))
     relative = text.endswith("%")
     truth = f"{truth.replace('$', '').strip()} ± {text}" + ("" if relative else factor)
     try:

@@ -193,7 +193,7 @@ def _unprinted(text: str, column: str) -> Any:
 def _parts(value: Any) -> tuple[list[str], list[Any], list[int]]:
     """(labels, texts, places of the right ones if it tells them).
 
-    Of {label: [...], text: [...]}, {choices: [...], labels: [0, 1]}, {"A": ...}, [{"label": ..., "text": ...}] or [...].
+    Of {label: [...], text: [...]}, {choices: [...], labels: [0, 1]}, {"A": ...}, [{"label": ..., "text": ...}], [...].
     """
     if isinstance(value, dict):
         lists = {key(str(name)): item for name, item in value.items() if isinstance(item, list)}
@@ -201,9 +201,9 @@ def _parts(value: Any) -> tuple[list[str], list[Any], list[int]]:
         if texts is not None:
             marks = next((lists[name] for name in ("label", "labels") if name in lists), [])
             # two labels 0 and 1 may be names, as ARC has them; "labels" and what repeats itself are no names
-            if len(marks) == len(texts) > 1 and ("labels" in lists or len(set(map(str, marks))) < len(marks)):
-                if right := one_hot(marks):
-                    return [], texts, right
+            are_marks = len(marks) == len(texts) > 1 and ("labels" in lists or len(set(map(str, marks))) < len(marks))
+            if are_marks and (right := one_hot(marks)):
+                return [], texts, right
             names = [str(mark).strip() for mark in marks]
             if len(set(names)) < len(names):
                 raise RowError("options unreadable", f"labels {', '.join(names)[:60]} name no single option")

@@ -59,6 +59,7 @@ SCHEMA = pa.schema(
 # Rows that are wrong; all others that are left out are left out on purpose.
 BY_INTENT = frozenset({"duplicate", "conflicting duplicate", "overlap", "prompt too long"})
 NO_ANSWERS = "unlabeled"
+MANY = 20  # rows with the same letter for an answer, which are no chance
 # By verifier; all others are asked for a box. An answer of signs, like "} ) ]", cannot stand in one.
 DEFAULT_TEMPLATES = {"choice": "choice", "grid": "grid", "exact": "think_answer"}
 
@@ -221,6 +222,7 @@ class _Builder:
         self._ids: Counter[str] = Counter()
         self._monitoring: Counter[str] = Counter()
         self._told: Counter[str] = Counter()
+        self._chosen: Counter[str] = Counter()  # ground truths of choices, without the options' texts
         preset_base = chosen.label_base if chosen else None
         said_by = "--label-base" if settings.label_base else f"the preset {settings.preset}"
         self._labels = Labels(settings.label_base or preset_base, said_by)
@@ -330,6 +332,8 @@ class _Builder:
         self._count(read, style, truth)
         self._told.update((*self._told_of_columns(read, truth), *(told if truth is not None else ()), *read.told))
         self._candidates.update(read.others)
+        if style == "choice" and truth is not None:
+            self._chosen[truth.partition(")")[0].strip("(")] += 1
         self._seen[self._dedup_key(question, digest)] = (read.location, truth)
         return {
             "data_source": self._data_source,
@@ -373,9 +377,7 @@ class _Builder:
         for path, known in self._known.items():
             if digest in known or whole in known:
                 if self._settings.overlap == "fail":
-                    raise UserError(
-                        f"{location}: this question is also in {path}; take it out, or --overlap drop"
-                    )
+                    raise UserError(f"{location}: this question is also in {path}; take it out, or --overlap drop")
                 raise RowError("overlap", f"with {path}")
 
     def _dedup_key(self, question: RawQuestion, digest: str) -> str:
@@ -447,6 +449,10 @@ class _Builder:
                 )
         for reason, count in self._monitoring.items():
             notes.append(f"{count} monitoring answers left out, the questions kept: {reason}")
+        if len(self._chosen) == 1 and (count := self._chosen.total()) >= MANY:
+            notes.append(
+                f"the right option is {next(iter(self._chosen))} in all {count} rows with options: check the source"
+            )
         twice = sum(1 for count in self._ids.values() if count > 1)
         if twice:
             notes.append(f"{twice} ids occur more than once; extra_info.index is unique")
