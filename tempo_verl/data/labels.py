@@ -274,7 +274,8 @@ class Labels:
                 return "text"
             raise UndecidedLabel(
                 "labels contradict each other",
-                f"{column}: numbers ({known.first}) beside the texts of options ({known.by_text}); {_REMEDY}",
+                f"{column}: numbers ({known.first}) beside the texts of options ({known.by_text}); "
+                f"{_REMEDY} or --label-base text",
             )
         if any((one, other) in known.differing for one in possible for other in possible):
             meanings = " or ".join(_MEANING[mode] for mode in possible)

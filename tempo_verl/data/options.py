@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tempo_verl.data.printed import unprinted
 from tempo_verl.data.values import RowError, as_text, clean, is_missing, key, lookup, names_of, values_of
+from tempo_verl.rewards import numeric
 
 if TYPE_CHECKING:
     from tempo_verl.data.columns import Columns
@@ -68,6 +69,8 @@ def find_options(fields: dict[str, Any], columns: Columns, shuffled_by: str) -> 
     else:
         column, value = columns.find(fields, "options")
         each = () if column is not None else _one_each(tuple(fields))
+        if 0 < len(each) < 4 and each[0] == "a" and all(map(_is_number, values_of(fields, each))):
+            each = ()  # coefficients
     told = []
     if each:
         value = _until_empty(fields, each)
@@ -116,6 +119,10 @@ def one_hot(values: Sequence[Any]) -> list[int]:
     return [number for number, value in enumerate(values) if value == 1]
 
 
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, str) or numeric.value(value) is not None
+
+
 def _letter(number: int) -> str:
     return chr(ord("A") + number)
 
@@ -140,7 +147,7 @@ def _one_each(names: tuple[str, ...]) -> tuple[str, ...]:
     families: dict[str, dict[str, str]] = {}
     for name in reversed(names):
         match = _EACH.fullmatch(key(name))
-        if match and (match[1] or match[2].isalpha()):
+        if match and (match[2].isalpha() or match[1] not in (None, "op")):  # op1 and op2 are operands
             families.setdefault(match[1] or "", {})[match[2].lstrip("0") or match[2][:1]] = name
     labelled = {key(name) for name in names} & set(_LABEL)
     for prefix, members in families.items():

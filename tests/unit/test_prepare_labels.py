@@ -285,6 +285,10 @@ def test_empty_option_columns(tmp_path: Path) -> None:
 
 def test_numbered_columns_may_be_answers(tmp_path: Path) -> None:
     assert truths(tmp_path, [{"answer": "2", "answer1": "2", "answer2": "two"}]) == ["2"]
+    assert truths(tmp_path, [{"answer": "2", "a": 1, "b": 2, "c": 3}, {"answer": "2", "op1": 4, "op2": 2}]) == [
+        "2",
+        "2",
+    ]
 
 
 # ---------------------------------------------------------------------- published sets
