@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from tempo_verl.cli.main import app
+from tempo_verl.data.labels import Labels, UndecidedLabel, read_label
+from tempo_verl.data.options import Options, by_letter
 from tempo_verl.data.prepare import Settings, Summary, prepare
 from tempo_verl.data.printed import unprinted
 from tempo_verl.errors import UserError
@@ -122,6 +125,28 @@ def test_what_a_column_does_not_tell_is_refused(
     message = refusal(tmp_path, rows)
     for fragment in fragments:
         assert fragment in message
+
+
+def test_a_column_is_never_read_wrongly() -> None:
+    draw, decided = random.Random(0), 0
+    for _ in range(500):
+        base, counts = draw.choice(["0", "1", "text"]), draw.choice([(2,), (4,), (2, 3, 4)])
+        labels, rows = Labels(), []
+        for number in range(draw.randint(1, 6)):
+            count = draw.choice(counts)
+            options = Options(by_letter(draw.sample([*map(str, range(9)), "x", "y"], count)))
+            right = draw.randrange(count)
+            value = [*options.texts.values()][right] if base == "text" else draw.choice([int, str])(right + int(base))
+            label = read_label(value, options, "label")
+            labels.add("label", f"row {number}", label)
+            rows.append((label, "ABCD"[right]))
+        for label, right in rows:
+            try:
+                assert labels.letters("label", label) == (right,)
+                decided += 1
+            except UndecidedLabel:
+                continue
+    assert decided > 500
 
 
 def test_undecided_labels_stop_even_where_bad_rows_are_left_out(tmp_path: Path) -> None:
