@@ -22,7 +22,6 @@ _POWER = re.compile(
 )
 _SUPERSCRIPT = re.compile("[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
-_MATH_MODE = re.compile(r"\$([^$]+)\$")
 _WORDS = re.compile(r"[^\W\d_]+")
 _NO_UNIT = {"", "none", "null", "nan", "-", "1", "dimensionless", "unitless"}
 
@@ -40,7 +39,7 @@ def with_measures(answer: Answer, fields: dict[str, Any], verifier: str | None, 
         tolerance: that the user chose.
 
     Raises:
-        RowError: there is a tolerance, but no number that may have one.
+        RowError: there is a tolerance, but no number that may have one, or a number in the unit.
     """
     if answer.style not in (None, "math") or verifier not in (None, "math", "number"):
         return answer
@@ -55,7 +54,7 @@ def with_measures(answer: Answer, fields: dict[str, Any], verifier: str | None, 
             truth = truth.replace("$", "").strip() + factor
             told.append(f"powers of ten in {column} are multiplied into the answer")
         if unit:
-            told.append(f"units in {column} are asked for in the question, answers are right with or without them")
+            told.append(f"units in {column} are left out of the answer, which is right with or without them")
     elif column:
         told.append(f"units in {column} are left out beside answers that are no plain numbers")
     column, text = _first(fields, TOLERANCES)
@@ -96,11 +95,14 @@ def _unit(text: str) -> tuple[int, str]:
     """(power of ten, the rest) of a unit such as ``10^3 J`` or ``$ 10^{-7} \\mathrm{~m}$``."""
     text = _SUPERSCRIPT.sub(lambda match: f"^{match[0].translate(_SUPERSCRIPTS)}", text)
     text = ascii_signs(text).strip()
-    around = _MATH_MODE.fullmatch(text)
-    inner = (around[1] if around else text).strip().removeprefix("~").strip()
+    if text.strip("\\") == "$":
+        return 0, "dollars"
+    inner = text.replace("$", " ").strip().removeprefix("~").strip()
     match = _POWER.match(inner)
     exponent = int((match[1] or match[2]).replace(" ", "")) if match else 0
     rest = inner[match.end() :].strip() if match else inner
     if rest.strip("~ {}").casefold() in _NO_UNIT:
         return exponent, ""
+    if rest[:1].isdigit():
+        raise RowError("unit with a number", f"{rest[:40]!r} is no power of ten; multiply it into the answer")
     return exponent, f"${rest}$" if "\\" in rest or "^" in rest else rest

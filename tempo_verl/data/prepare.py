@@ -393,8 +393,10 @@ class _Builder:
         if template == "keep" and question.messages:
             return list(question.messages)
         unit = read.answer.unit if isinstance(read.answer, Answer) else ""
+        asks = bool(unit) and unit not in question.text
+        self._told["questions ask at their end for the answer in its unit"] += asks
         content = self._templates("plain" if template == "keep" else template).render(
-            question=question.text + (f"\n\nGive the answer in {unit}." if unit and unit not in question.text else ""),
+            question=question.text + (f"\n\nGive the answer in {unit}." if asks else ""),
             passage=question.passage,
             options={} if _lists_options(question) else question.options,
             header=list(question.header),
@@ -427,7 +429,7 @@ class _Builder:
         return told + list(read.question.choices.told)
 
     def _take_guesses(self) -> None:
-        sentences = [f"{sentence} ({count} rows)" for sentence, count in self._told.items()]
+        sentences = [f"{sentence} ({count} rows)" for sentence, count in self._told.items() if count]
         self.summary.guesses += [*sentences, *self._labels.told()]
 
     def _take_notes(self) -> None:

@@ -130,7 +130,7 @@ def test_the_answer_before_the_solution() -> None:
         ({"answer": float("nan")}, "no answer"),
         ({"solution": "Let x be three. Then it is clear."}, "no answer (no final answer in solution)"),
         ({"answer": ["1", "2"]}, "several answers (answer holds 2;"),
-        ({"answer": {"value": "1"}}, "nested answer (answer is a dict; name what is in it, like answer.text)"),
+        ({"answer": {"value": "1"}}, "nested answer (answer is a dict; name what is in it, like answer.value)"),
         ({"answer": "9" * 100_000}, "answer too long (100,000 characters, the limit is 10,000)"),
         ({"answer": "{" * 10_001}, "answer too long"),
         ({"solution": {"header": ["House"], "rows": [["___"]]}}, "masked answer"),

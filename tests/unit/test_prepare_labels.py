@@ -438,6 +438,12 @@ def test_the_first_option_right_everywhere_is_told(tmp_path: Path) -> None:
             ["2.45 \\times 10^{-7}", "2.45e-7 m"],
             ["2.4", "2.6 \\times 10^{-7}"],
         ),
+        (
+            {"answer": "5.3", "unit": "$10^{-3}$ J"},
+            {"style": "number", "ground_truth": "5.3 \\times 10^{-3}"},
+            ["0.0053 J", "5.3e-3"],
+            ["5.3"],
+        ),
         ({"final_answer": ["7"], "error": "timeout", "unit": ""}, {"style": "math", "ground_truth": "7"}, ["7"], ["8"]),
         (
             {"final_answer": ["$2$", "3"], "is_multiple_answer": True},
@@ -474,7 +480,9 @@ def test_the_question_asks_for_the_unit(tmp_path: Path) -> None:
     assert made[0]["prompt"][0]["content"] == "Which one, 0?\n\nGive the answer in $\\mathrm{~J}$."
     assert made[1]["prompt"][0]["content"] == "In kJ?"
     assert "powers of ten in unit are multiplied into the answer (1 rows)" in summary.guesses
-    assert any("units in unit are asked for" in guess for guess in summary.guesses)
+    assert "units in unit are left out of the answer, which is right with or without them (2 rows)" in summary.guesses
+    assert "questions ask at their end for the answer in its unit (1 rows)" in summary.guesses
+    assert "unit with a number" in refusal(tmp_path, [{"answer": "5", "unit": "100 km"}])
 
 
 @pytest.mark.parametrize(
@@ -485,7 +493,7 @@ def test_the_question_asks_for_the_unit(tmp_path: Path) -> None:
         ({"answer": ["NYC", "New York"]}, "several answers"),
         ({"answer": "['NYC' 'New York']"}, "several answers"),
         ({"final_answer": ["red", "blue"], "is_multiple_answer": True}, "only mathematical ones"),
-        ({"answer": {"value": "NYC", "aliases": ["NYC", "New York"]}}, "nested answer"),
+        ({"answer": {"aliases": ["NYC", "New York"], "value": "NYC"}}, "name what is in it, like answer.value"),
         ({"answer": "{'value': 'NYC', 'aliases': array(['NYC'], dtype=object)}"}, "nested answer"),
         ({"final_answer": ["2", "3"], "is_multiple_answer": True, "error": "1e-1"}, "tolerance without a number"),
     ],
