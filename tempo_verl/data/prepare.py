@@ -8,7 +8,6 @@ the reason, to ``FILE.skipped.jsonl``; ``FILE.meta.json`` says what the file was
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 from collections import Counter, deque
@@ -28,6 +27,7 @@ from tempo_verl import __version__
 from tempo_verl.data.columns import Answer, Columns, RawQuestion, guess_style, read_answer, read_question
 from tempo_verl.data.labels import BASES, Labels, UndecidedLabel
 from tempo_verl.data.measures import with_measures
+from tempo_verl.data.outputs import Outputs, beside
 from tempo_verl.data.overlap import question_hash
 from tempo_verl.data.presets import Preset, preset
 from tempo_verl.data.sources import LocalFile, Record, Source, find_sources
@@ -174,8 +174,8 @@ def prepare(settings: Settings) -> Summary:
     if chosen and chosen.hub_note and not (settings.sources or settings.hub_config or settings.hub_split):
         summary.notes.append(chosen.hub_note)
     with ExitStack() as stack:
-        outputs = _Outputs(stack)
-        skipped = outputs.open(_beside(settings.out, ".skipped.jsonl"))
+        outputs = Outputs(stack)
+        skipped = outputs.open(beside(settings.out, ".skipped.jsonl"))
         rows = list(builder.rows(sources, skipped))
         if not rows:
             reasons = ", ".join(f"{count} {reason}" for reason, count in summary.skipped.most_common())
@@ -191,9 +191,7 @@ def prepare(settings: Settings) -> Summary:
         for path, kind, part in parts:
             _write_parquet(outputs, path, kind, part, settings)
             meta = {"file": path.name, "as": kind, **_meta(settings, chosen, sources, summary)}
-            outputs.open(_beside(path, ".meta.json")).write(
-                clean(json.dumps(meta, indent=2, ensure_ascii=False)) + "\n"
-            )
+            outputs.open(beside(path, ".meta.json")).write(clean(json.dumps(meta, indent=2, ensure_ascii=False)) + "\n")
         outputs.commit()
     return summary
 
@@ -322,7 +320,8 @@ class _Builder:
                     raise UserError(f"{', '.join(self._settings.sources) or self._data_source}: {problem}")
                 raise problem
             if problem.reason != "no answer":
-                self._monitoring[problem.reason] += 1
+                decides = ", which --label-base decides" if isinstance(problem, UndecidedLabel) else ""
+                self._monitoring[problem.reason + decides] += 1
             truth = None
         prompt = self._prompt(read, style)
         if self._tokens and (tokens := self._tokens(prompt)) > (self._settings.max_prompt_tokens or 0):
@@ -538,39 +537,6 @@ def _stem(source: str) -> str:
 # ---------------------------------------------------------------------- files
 
 
-class _Outputs:
-    """Files that appear together, at the end, or not at all."""
-
-    def __init__(self, stack: ExitStack):
-        self._stack = stack
-        self._files: dict[Path, IO[str]] = {}
-
-    def open(self, path: Path) -> IO[str]:
-        """A text file that :meth:`commit` will put at ``path``."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._files[path] = file = self._stack.enter_context(temporary.open("w", encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
-        self._stack.callback(temporary.unlink, missing_ok=True)
-        return file
-
-    def commit(self) -> None:
-        """Put every file in its place; one that stayed empty is not kept, nor is one from before in its place."""
-        for path, file in self._files.items():
-            file.close()
-            temporary = Path(file.name)
-            if temporary.stat().st_size:
-                temporary.replace(path)
-            else:
-                path.unlink(missing_ok=True)
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name.removesuffix(".parquet") + suffix)
-
-
 def _parts(rows: list[dict], settings: Settings) -> list[tuple[Path, str, list[dict]]]:
     """The sample and the rest, both in the order of the source."""
     if settings.sample is None:
@@ -586,7 +552,7 @@ def _parts(rows: list[dict], settings: Settings) -> list[tuple[Path, str, list[d
     return parts
 
 
-def _write_parquet(outputs: _Outputs, path: Path, kind: str, rows: list[dict], settings: Settings) -> None:
+def _write_parquet(outputs: Outputs, path: Path, kind: str, rows: list[dict], settings: Settings) -> None:
     table = []
     for index, row in enumerate(rows):
         reward_model = row["reward_model"]

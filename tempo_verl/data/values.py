@@ -88,10 +88,9 @@ def as_text(value: Any, role: str, column: str) -> str:
         if number.is_finite() and abs(number.adjusted()) < 40:  # no thousand digits for 1e1000
             return f"{number:f}" if number != number.to_integral_value() else f"{number.to_integral_value():f}"
         return str(value)
-    names = (
-        [name for name, item in value.items() if not isinstance(item, list | dict)] if isinstance(value, dict) else []
-    )
-    inside = names[0] if names else 0 if isinstance(value, list) else "text"
+    inside: Any = "0" if isinstance(value, list) else "text"
+    if isinstance(value, dict):
+        inside = next((name for name, item in value.items() if not isinstance(item, list | dict)), inside)
     raise RowError(
         f"nested {role}", f"{column} is a {type(value).__name__}; name what is in it, like {column}.{inside}"[:200]
     )

@@ -168,7 +168,8 @@ def test_the_user_tells_where_counting_begins(tmp_path: Path) -> None:
 def test_an_unlabeled_set_loses_no_question_to_undecided_labels(tmp_path: Path) -> None:
     rows, summary = written(tmp_path, choose(1, 2), "unlabeled")
     assert [row["reward_model"]["ground_truth"] for row in rows] == [None, None]
-    assert "2 monitoring answers left out, the questions kept: labels undecided" in summary.notes
+    note = "2 monitoring answers left out, the questions kept: labels undecided, which --label-base decides"
+    assert note in summary.notes
 
 
 # ---------------------------------------------------------------------- marks, several letters
