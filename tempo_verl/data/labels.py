@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -41,6 +42,7 @@ class Label:
         shown: it, for messages.
         count: the number of options.
         is_number: its column has to tell what its numbers are.
+        published: it is a label that the options were published with.
         told: what was guessed, in sentences.
     """
 
@@ -48,6 +50,7 @@ class Label:
     shown: str
     count: int
     is_number: bool = False
+    published: bool = False
     told: tuple[str, ...] = ()
 
 
@@ -92,7 +95,8 @@ def read_label(value: Any, options: Options, column: str) -> Label:
         told += (f"several options are right where {column} names several",)
     digits = None not in numbers and not any(isinstance(item, bool) for item in items)
     is_number = bool({"0", "1", "one-hot"} & readings.keys()) or (digits and readings.keys() == {"text"})
-    return Label(readings, shown, len(texts), is_number, told)
+    published = all(str(item) in options.labels for item in items)
+    return Label(readings, shown, len(texts), is_number, published, told)
 
 
 def _shown(value: Any, column: str) -> str:
@@ -186,15 +190,26 @@ class UndecidedLabel(RowError):
 
 @dataclass
 class _Column:
-    """What the labels of one column can be. ``against`` has the first label that a meaning does not fit, ``told``."""
+    """What the labels of one column can be, with the first row for each finding.
+
+    Attributes:
+        first: number.
+        possible: meanings that fit all numbers; ``against`` has the row that a meaning does not fit.
+        differing: meanings between which it matters.
+        by_text: answer that is the text of an option and nothing else.
+        by_letter: answer that is the letter or label of an option and nothing else.
+        doubtful: answer that is the letter of one option and the text of another; ``published`` if all of those are
+            labels that the options were published with.
+    """
 
     first: str = ""
     possible: list[str] = field(default_factory=lambda: ["one-hot", "text", "0", "1"])
     against: dict[str, str] = field(default_factory=dict)
     differing: set[tuple[str, str]] = field(default_factory=set)
-    by_text: str = ""  # the first answer that is an option's text and nothing else; so for letters
+    by_text: str = ""
     by_letter: str = ""
-    doubtful: bool = False
+    doubtful: str = ""
+    published: bool = True
 
 
 class Labels:
@@ -218,6 +233,9 @@ class Labels:
                 known.by_text = known.by_text or where
             elif len(label.readings) == 1:
                 known.by_letter = known.by_letter or where
+            else:
+                known.doubtful = known.doubtful or where
+                known.published &= label.published
             return
         known.first = known.first or where
         for mode in [mode for mode in known.possible if mode not in label.readings]:
@@ -238,7 +256,7 @@ class Labels:
         readings = label.readings
         if len(set(readings.values())) == 1 and (not label.is_number or "one-hot" in readings):
             return next(iter(readings.values()))
-        mode = self._number(column) if label.is_number else self._letter(column, label)
+        mode = self._number(column) if label.is_number else self._letter(column)
         if mode not in readings:
             counted = f", counted from {mode}" if mode in ("0", "1") else ""
             raise RowError(
@@ -247,15 +265,15 @@ class Labels:
         return readings[mode]
 
     def told(self) -> list[str]:
-        """What was decided about columns of numbers, in sentences."""
+        """What was decided about columns, in sentences."""
         sentences = []
         for column, known in self._columns.items():
-            try:
-                mode = self._number(column) if known.first else "one-hot"
-            except UndecidedLabel:
-                continue
-            if mode != "one-hot":
-                sentences.append(f"numbers in {column} are {_MEANING[mode]}: {self._why(known, mode)}")
+            with suppress(UndecidedLabel):
+                if known.first and (mode := self._number(column)) != "one-hot":
+                    sentences.append(f"numbers in {column} are {_MEANING[mode]}: {self._why(known, mode)}")
+            with suppress(UndecidedLabel):
+                if known.doubtful:
+                    sentences.append(f"answers in {column} that may be letters or texts are {self._letter(column)}s")
         return sentences
 
     def _number(self, column: str) -> str:
@@ -285,18 +303,20 @@ class Labels:
             )
         return possible[0]
 
-    def _letter(self, column: str, label: Label) -> str:
-        """Whether an answer is the letter of one option or the text of another."""
+    def _letter(self, column: str) -> str:
+        """What answers are that are the letter of one option and the text of another."""
         known = self._columns[column]
         if self._base in ("text", "letter"):
             return self._base
-        if bool(known.by_text) == bool(known.by_letter):
-            raise UndecidedLabel(
-                "labels undecided",
-                f"{column}: {label.shown!r} is the letter of one option and the text of another; say which with "
-                "--label-base letter or --label-base text",
-            )
-        return "text" if known.by_text else "letter"
+        if known.by_text and not known.by_letter:
+            return "text"
+        if not known.by_text and (known.by_letter or known.published):
+            return "letter"
+        raise UndecidedLabel(
+            "labels undecided",
+            f"{column}: {known.doubtful}, the letter of one option and the text of another; say which with "
+            "--label-base letter or --label-base text",
+        )
 
     def _why(self, known: _Column, mode: str) -> str:
         if self._base == mode:

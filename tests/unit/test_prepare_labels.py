@@ -82,6 +82,8 @@ def choose(*labels: Any, options: Any = CITIES) -> list[dict[str, Any]]:
         (choose("1", "2", options={"label": ["1", "2", "3", "4"], "text": CITIES}), [ROME, PARIS]),
         (choose(2, 3, options={"label": [1, 2, 3, 4], "text": CITIES}), [PARIS, OSLO]),
         (choose("2", options={"0": "Rome", "1": "Paris", "2": "Oslo"}), [OSLO]),
+        (choose("2", options={"label": [*"123"], "text": [*"231"]}), ["(B) 3"]),
+        (choose("Rome") + choose("2", options={"label": [*"123"], "text": [*"231"]}), [ROME, "(A) 2"]),
         (choose("F", "H", options={"label": [*"FGHJ"], "text": CITIES}), [ROME, OSLO]),
     ],
 )
@@ -401,6 +403,11 @@ def test_gpqa(tmp_path: Path) -> None:
     assert made["reward_model"]["ground_truth"] in made["prompt"][0]["content"]
 
 
+def test_the_meaning_of_letters_is_told(tmp_path: Path) -> None:
+    summary = written(tmp_path, choose("B") + choose("A", options=["B", "A"]))[1]
+    assert "answers in answer that may be letters or texts are letters" in summary.guesses
+
+
 def test_the_first_option_right_everywhere_is_told(tmp_path: Path) -> None:
     row = {"mc1_targets": {"choices": CITIES, "labels": [1, 0, 0, 0]}}
     notes = written(tmp_path, [row] * 20)[1].notes
@@ -544,7 +551,7 @@ def test_every_guess_is_told_in_the_meta_file_and_on_the_screen(tmp_path: Path) 
         "question is taken from question (2 rows)",
         "answer is taken from answer (2 rows)",
         "options are taken from choices (2 rows)",
-        "verifier choice is told by the form of the question; --verifier names one for all (2 rows)",
+        "verifier choice is told by the form of the row; --verifier names one for all (2 rows)",
         "data_source is 'a', the name of the source; --name gives another (2 rows)",
         "numbers in answer are options counted from 1: a.jsonl line 2 has 4, of 4 options",
     ]
