@@ -361,9 +361,7 @@ class _Builder:
                 return None, fallback, (), error
         style = given or answer.style or read.style
         if given is None:
-            why = (
-                "the form of the row" if answer.style else "the row itself" if read.style else "its answer"
-            )
+            why = "the form of the row" if answer.style else "the row itself" if read.style else "its answer"
             style = style or guess_style(truth)
             told.append(f"verifier {style} is told by {why}; --verifier names one for all")
         return truth, style or fallback, tuple(told), None
