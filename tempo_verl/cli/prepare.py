@@ -48,6 +48,15 @@ class BadRows(str, Enum):
     skip = "skip"
 
 
+class LabelBase(str, Enum):
+    """What numbers that name options are."""
+
+    zero = "0"
+    one = "1"
+    text = "text"
+    letter = "letter"
+
+
 COLUMN = "Column, or dotted path, of the "
 
 
@@ -82,6 +91,16 @@ def prepare(
         str, typer.Option(help="auto, math, choice, text, exact, number, grid or module:function.")
     ] = "auto",
     tolerance: Annotated[str | None, typer.Option(help="Of --verifier number: 0.01, or 1%.")] = None,
+    label_base: Annotated[
+        LabelBase | None,
+        typer.Option(
+            help="Numbers that name options count from 0 or from 1, or are their texts, as letters may be; "
+            "default: what the whole column tells."
+        ),
+    ] = None,
+    join_answers: Annotated[
+        bool, typer.Option("--join-answers", help="Several answers in a list are one: all of them belong to it.")
+    ] = False,
     drop_answers: Annotated[
         bool, typer.Option("--drop-answers", help="Leave the answers of an unlabeled set out.")
     ] = False,
@@ -126,6 +145,8 @@ def prepare(
         columns={role: (value,) if isinstance(value, str) else tuple(value) for role, value in named.items() if value},
         verifier=verifier,
         tolerance=tolerance,
+        label_base=label_base.value if label_base else None,
+        join_answers=join_answers,
         ability=ability,
         name=name,
         dedup=dedup.value,
@@ -160,7 +181,7 @@ def _print(summary: Summary, console: Console) -> None:
     for label, count in lines:
         table.add_row(Text(label), str(count))
     console.print(table)
-    notes = [f"note: {note}" for note in summary.notes]
+    notes = [f"guess: {guess}" for guess in summary.guesses] + [f"note: {note}" for note in summary.notes]
     if summary.skipped:
         first = next(iter(summary.written))
         notes.append(f"left out, row by row: {first.removesuffix('.parquet')}.skipped.jsonl")

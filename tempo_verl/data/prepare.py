@@ -8,10 +8,9 @@ the reason, to ``FILE.skipped.jsonl``; ``FILE.meta.json`` says what the file was
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -25,11 +24,15 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from tempo_verl import __version__
-from tempo_verl.data.columns import Columns, RawQuestion, RowError, clean, guess_style, read_answer, read_question
+from tempo_verl.data.columns import Answer, Columns, RawQuestion, guess_style, read_answer, read_question
+from tempo_verl.data.labels import BASES, Labels, UndecidedLabel
+from tempo_verl.data.measures import with_measures
+from tempo_verl.data.outputs import Outputs, beside
 from tempo_verl.data.overlap import question_hash
 from tempo_verl.data.presets import Preset, preset
 from tempo_verl.data.sources import LocalFile, Record, Source, find_sources
 from tempo_verl.data.templates import load_template
+from tempo_verl.data.values import RowError, clean, is_missing, lookup
 from tempo_verl.errors import UserError
 from tempo_verl.rewards import STYLES, check_ground_truth, check_style
 
@@ -56,6 +59,7 @@ SCHEMA = pa.schema(
 # Rows that are wrong; all others that are left out are left out on purpose.
 BY_INTENT = frozenset({"duplicate", "conflicting duplicate", "overlap", "prompt too long"})
 NO_ANSWERS = "unlabeled"
+MANY = 20  # rows with the same letter for an answer, which are no chance
 # By verifier; all others are asked for a box. An answer of signs, like "} ) ]", cannot stand in one.
 DEFAULT_TEMPLATES = {"choice": "choice", "grid": "grid", "exact": "think_answer"}
 
@@ -77,6 +81,8 @@ class Settings:
     columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
     verifier: str = "auto"
     tolerance: str | None = None
+    label_base: str | None = None
+    join_answers: bool = False
     ability: str | None = None
     name: str | None = None
     dedup: str = "normalized"
@@ -106,6 +112,7 @@ class Summary:
         skipped: rows left out, by reason.
         verifiers: rows by verifier.
         columns: rows by role and the column that was used for it.
+        guesses: what was decided without being asked for, in sentences.
         notes: what else the user should know, in sentences.
     """
 
@@ -114,7 +121,32 @@ class Summary:
     skipped: Counter[str] = field(default_factory=Counter)
     verifiers: Counter[str] = field(default_factory=Counter)
     columns: dict[str, Counter[str]] = field(default_factory=dict)
+    guesses: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What a record holds, before its column tells what its label means.
+
+    Attributes:
+        location: of the record.
+        question, answer: or why there is none.
+        identity: its own id.
+        style: the verifier that it names, if it is one of ours.
+        keeps_chat: it is in verl's columns, so that its messages stay as they are.
+        others: (role, column taken, another that holds something else).
+        told: what was guessed about its data source, in sentences.
+    """
+
+    location: str
+    question: RawQuestion
+    answer: Answer | RowError
+    identity: str | None
+    style: str | None
+    keeps_chat: bool
+    others: tuple[tuple[str, str, str], ...]
+    told: tuple[str, ...]
 
 
 def prepare(settings: Settings) -> Summary:
@@ -142,8 +174,8 @@ def prepare(settings: Settings) -> Summary:
     if chosen and chosen.hub_note and not (settings.sources or settings.hub_config or settings.hub_split):
         summary.notes.append(chosen.hub_note)
     with ExitStack() as stack:
-        outputs = _Outputs(stack)
-        skipped = outputs.open(_beside(settings.out, ".skipped.jsonl"))
+        outputs = Outputs(stack)
+        skipped = outputs.open(beside(settings.out, ".skipped.jsonl"))
         rows = list(builder.rows(sources, skipped))
         if not rows:
             reasons = ", ".join(f"{count} {reason}" for reason, count in summary.skipped.most_common())
@@ -159,9 +191,7 @@ def prepare(settings: Settings) -> Summary:
         for path, kind, part in parts:
             _write_parquet(outputs, path, kind, part, settings)
             meta = {"file": path.name, "as": kind, **_meta(settings, chosen, sources, summary)}
-            outputs.open(_beside(path, ".meta.json")).write(
-                clean(json.dumps(meta, indent=2, ensure_ascii=False)) + "\n"
-            )
+            outputs.open(beside(path, ".meta.json")).write(clean(json.dumps(meta, indent=2, ensure_ascii=False)) + "\n")
         outputs.commit()
     return summary
 
@@ -181,6 +211,7 @@ class _Builder:
         self._template = settings.template or (chosen.template if chosen else None)
         self._ability = settings.ability or (chosen.ability if chosen else None)
         self._data_source = settings.name or settings.preset or _stem(settings.sources[0])
+        self._named = bool(settings.name or settings.preset)
         self._templates = lru_cache(load_template)
         self._why_not = lru_cache(maxsize=65536)(check_ground_truth)
         self._needs_answers = {settings.kind, settings.rest_as} & {"labeled", "heldout"}
@@ -188,6 +219,11 @@ class _Builder:
         self._seen: dict[str, tuple[str, str | None]] = {}
         self._ids: Counter[str] = Counter()
         self._monitoring: Counter[str] = Counter()
+        self._told: Counter[str] = Counter()
+        self._chosen: Counter[str] = Counter()  # ground truths of choices, without the options' texts
+        preset_base = chosen.label_base if chosen else None
+        said_by = "--label-base" if settings.label_base else f"the preset {settings.preset}"
+        self._labels = Labels(settings.label_base or preset_base, said_by)
         # (role, column taken, another that holds something else): rows; a preset knows which one is meant
         self._candidates: Counter[tuple[str, str, str]] = Counter()
         self._guesses = chosen is None
@@ -202,69 +238,135 @@ class _Builder:
     def rows(self, sources: Iterable[Source], skipped: IO[str]) -> Iterator[dict[str, Any]]:
         """Rows that are kept, in the order of the source.
 
+        All are read before the first is made: what a label means may depend on every other one.
+
         Raises:
             UserError: a bad row, or an overlap, that is to stop.
         """
-        for record in tqdm(chain.from_iterable(sources), desc="reading", unit=" rows", disable=None, leave=False):
-            self.summary.read += 1
-            try:
-                yield self._row(record)
-            except RowError as error:
-                self._leave_out(record, error, skipped)
+        records = tqdm(chain.from_iterable(sources), desc="reading", unit=" rows", disable=None, leave=False)
+        read = deque(self._read(record) for record in records)
+        self.summary.read = len(read)
+        with tqdm(total=len(read), desc="checking", unit=" rows", disable=None, leave=False) as progress:
+            while read:
+                one = read.popleft()
+                progress.update()
+                try:
+                    if isinstance(one, tuple):
+                        raise one[1]
+                    yield self._row(one)
+                except RowError as error:
+                    location = one[0] if isinstance(one, tuple) else one.location
+                    self._leave_out(location, error, skipped)
+        self._take_guesses()
         self._take_notes()
 
-    def _row(self, record: Record) -> dict[str, Any]:
-        if record.problem:
-            raise RowError("unreadable row", record.problem)
-        question = read_question(record.fields, self._columns, strip=self._strip, seed=self._settings.seed)
-        column, truth, style, problem = self._answer(record, question)
+    def _read(self, record: Record) -> _Read | tuple[str, RowError]:
+        """A record's question and answer; or its location and why it has no question, if that is not to stop."""
+        fields = record.fields
+        try:
+            if record.problem:
+                raise RowError("unreadable row", record.problem)
+            question = read_question(fields, self._columns, strip=self._strip, seed=self._settings.seed)
+            _, identity = self._columns.find(fields, "id")
+            passage, _ = self._columns.find(fields, "passage", besides=question.column)
+        except RowError as error:
+            self._stop(record.location, error)
+            return record.location, error
+        answer: Answer | RowError
+        try:
+            answer = read_answer(fields, self._columns, question, join=self._settings.join_answers)
+            verifier = None if self._verifier == "auto" else self._verifier
+            answer = with_measures(answer, fields, verifier, self._settings.tolerance)
+            if answer.label is not None:
+                self._labels.add(answer.column, record.location, answer.label)
+        except RowError as error:
+            answer = error
+        others = []
+        taken = {"question": question.column, "answer": answer.column if isinstance(answer, Answer) else None}
+        for role, column in taken.items() if self._guesses else ():
+            if column is not None:
+                found = self._columns.others(fields, role, column)
+                others += [(role, column, other) for other in found if other not in (passage, question.column)]
+        return _Read(
+            record.location,
+            question,
+            answer,
+            None if identity is None else clean(str(identity)),
+            _own_style(fields),
+            bool({"data_source", "reward_model"} & fields.keys()),
+            tuple(others),
+            self._about_data_source(fields),
+        )
+
+    def _about_data_source(self, fields: dict[str, Any]) -> tuple[str, ...]:
+        ours = f"data_source is {self._data_source!r}"
+        told = [] if self._named else [f"{ours}, the name of the source; --name gives another"]
+        present, own = lookup(fields, "data_source")
+        if present and own != self._data_source:
+            told.append(f"{ours}; the row's own is {'empty' if is_missing(own) else 'another'}")
+        return tuple(told)
+
+    def _row(self, read: _Read) -> dict[str, Any]:
+        question = read.question
+        truth, style, told, problem = self._answer(read)
         digest = question_hash(question.text, question.passage, question.options.values())
-        self._check_new(record, question, digest, truth)
+        self._check_new(read.location, question, digest, truth)
         if problem is None and truth is not None:
             reason = self._why_not(truth, style)
             problem = RowError("answer cannot be verified", f"as {style}: {reason}") if reason else None
         if problem is not None:
             if self._needs_answers:
+                if isinstance(problem, UndecidedLabel):
+                    raise UserError(f"{', '.join(self._settings.sources) or self._data_source}: {problem}")
                 raise problem
             if problem.reason != "no answer":
-                self._monitoring[problem.reason] += 1
+                decides = ", which --label-base decides" if isinstance(problem, UndecidedLabel) else ""
+                self._monitoring[problem.reason + decides] += 1
             truth = None
-        prompt = self._prompt(record, question, style)
+        prompt = self._prompt(read, style)
         if self._tokens and (tokens := self._tokens(prompt)) > (self._settings.max_prompt_tokens or 0):
             raise RowError("prompt too long", f"{tokens} tokens")
-        _, identity = self._columns.find(record.fields, "id")
-        if identity is not None:
-            self._ids[str(identity)] += 1
-        self._count(question, column, style, truth)
-        if self._guesses:
-            self._count_candidates(record.fields, question, column)
-        self._seen[self._dedup_key(question, digest)] = (record.location, truth)
+        if read.identity is not None:
+            self._ids[read.identity] += 1
+        self._count(read, style, truth)
+        self._told.update((*self._told_of_columns(read, truth), *(told if truth is not None else ()), *read.told))
+        self._candidates.update(read.others)
+        if style == "choice" and truth is not None:
+            self._chosen[truth.partition(")")[0].strip("(")] += 1
+        self._seen[self._dedup_key(question, digest)] = (read.location, truth)
         return {
             "data_source": self._data_source,
             "prompt": prompt,
             "ability": self._ability or style,
             "reward_model": {"style": style, "ground_truth": truth},
             "extra_info": {
-                "id": None if identity is None else clean(str(identity)),
-                "origin": clean(record.location),
+                "id": read.identity,
+                "origin": clean(read.location),
                 "question_hash": digest,
             },
         }
 
-    def _answer(self, record: Record, question: RawQuestion) -> tuple[str | None, str | None, str, RowError | None]:
-        """(column, ground truth, verifier, what is wrong with it)."""
+    def _answer(self, read: _Read) -> tuple[str | None, str, tuple[str, ...], RowError | None]:
+        """(ground truth, verifier, what was guessed, what is wrong with it)."""
         given = None if self._verifier == "auto" else self._verifier
+        question, answer = read.question, read.answer
         fallback = given or ("choice" if question.options else "grid" if question.header else "math")
-        try:
-            column, truth, hint = read_answer(record.fields, self._columns, question)
-        except RowError as error:
-            return None, None, fallback, error
-        style = given or hint or _own_style(record.fields) or guess_style(truth)
-        if self._settings.tolerance:
-            truth = f"{truth} ± {self._settings.tolerance}"
-        return column, truth, style, None
+        if isinstance(answer, RowError):
+            return None, fallback, (), answer
+        truth, told = answer.truth, list(answer.told)
+        if answer.label is not None:
+            try:
+                truth = question.chosen(self._labels.letters(answer.column, answer.label))
+            except RowError as error:
+                return None, fallback, (), error
+        style = given or answer.style or read.style
+        if given is None:
+            why = "the form of the row" if answer.style else "the row itself" if read.style else "its answer"
+            style = style or guess_style(truth)
+            told.append(f"verifier {style} is told by {why}; --verifier names one for all")
+        return truth, style or fallback, tuple(told), None
 
-    def _check_new(self, record: Record, question: RawQuestion, digest: str, truth: str | None) -> None:
+    def _check_new(self, location: str, question: RawQuestion, digest: str, truth: str | None) -> None:
         """Raises RowError (or UserError, if asked to) for a question that is there already."""
         if self._settings.dedup != "off" and (seen := self._seen.get(self._dedup_key(question, digest))):
             first, other = seen
@@ -274,9 +376,7 @@ class _Builder:
         for path, known in self._known.items():
             if digest in known or whole in known:
                 if self._settings.overlap == "fail":
-                    raise UserError(
-                        f"{record.location}: this question is also in {path}; take it out, or --overlap drop"
-                    )
+                    raise UserError(f"{location}: this question is also in {path}; take it out, or --overlap drop")
                 raise RowError("overlap", f"with {path}")
 
     def _dedup_key(self, question: RawQuestion, digest: str) -> str:
@@ -284,15 +384,18 @@ class _Builder:
             return repr((question.passage, question.text, question.options))
         return digest
 
-    def _prompt(self, record: Record, question: RawQuestion, style: str) -> list[dict[str, str]]:
-        template = self._template
+    def _prompt(self, read: _Read, style: str) -> list[dict[str, str]]:
+        template, question = self._template, read.question
         if template is None:
-            verl_format = question.messages is not None and {"data_source", "reward_model"} & record.fields.keys()
+            verl_format = question.messages is not None and read.keeps_chat
             template = "keep" if verl_format else DEFAULT_TEMPLATES.get(style, "boxed")
         if template == "keep" and question.messages:
             return list(question.messages)
+        unit = read.answer.unit if isinstance(read.answer, Answer) else ""
+        asks = bool(unit) and unit not in question.text
+        self._told["questions ask at their end for the answer in its unit"] += asks
         content = self._templates("plain" if template == "keep" else template).render(
-            question=question.text,
+            question=question.text + (f"\n\nGive the answer in {unit}." if asks else ""),
             passage=question.passage,
             options={} if _lists_options(question) else question.options,
             header=list(question.header),
@@ -302,28 +405,31 @@ class _Builder:
 
     # ------------------------------------------------------------------ counting
 
-    def _leave_out(self, record: Record, error: RowError, skipped: IO[str]) -> None:
+    def _stop(self, location: str, error: RowError) -> None:
+        """Raises UserError for a bad row, if asked to."""
         if error.reason not in BY_INTENT and self._settings.bad_rows == "fail":
-            raise UserError(f"{record.location}: {error}; mend it, or --bad-rows skip leaves such rows out") from error
+            raise UserError(f"{location}: {error}; mend it, or --bad-rows skip leaves such rows out") from error
+
+    def _leave_out(self, location: str, error: RowError, skipped: IO[str]) -> None:
+        self._stop(location, error)
         self.summary.skipped[error.reason] += 1
-        line = {"location": record.location, "reason": error.reason, "detail": error.detail}
+        line = {"location": location, "reason": error.reason, "detail": error.detail}
         skipped.write(clean(json.dumps(line, ensure_ascii=False)) + "\n")
 
-    def _count(self, question: RawQuestion, column: str | None, style: str, truth: str | None) -> None:
-        used = {"question": question.column, "answer": column if truth is not None else None}
-        for role, name in used.items():
-            if name is not None:
-                self.summary.columns.setdefault(role, Counter())[name] += 1
+    def _count(self, read: _Read, style: str, truth: str | None) -> None:
+        for role, name in _columns_of(read, truth).items():
+            self.summary.columns.setdefault(role, Counter())[name] += 1
         self.summary.verifiers[style] += 1
 
-    def _count_candidates(self, fields: dict[str, Any], question: RawQuestion, answer: str | None) -> None:
-        passage, _ = self._columns.find(fields, "passage", besides=question.column)
-        for role, taken in (("question", question.column), ("answer", answer)):
-            if taken is None:
-                continue
-            for other in self._columns.others(fields, role, taken):
-                if other not in (passage, question.column):
-                    self._candidates[role, taken, other] += 1
+    def _told_of_columns(self, read: _Read, truth: str | None) -> list[str]:
+        """Which columns were taken that the user did not name."""
+        used = _columns_of(read, truth)
+        told = [f"{role} is taken from {name}" for role, name in used.items() if role not in self._columns.named]
+        return told + list(read.question.choices.told)
+
+    def _take_guesses(self) -> None:
+        sentences = [f"{sentence} ({count} rows)" for sentence, count in self._told.items() if count]
+        self.summary.guesses += [*sentences, *self._labels.told()]
 
     def _take_notes(self) -> None:
         notes = self.summary.notes
@@ -344,11 +450,21 @@ class _Builder:
                 )
         for reason, count in self._monitoring.items():
             notes.append(f"{count} monitoring answers left out, the questions kept: {reason}")
+        if len(self._chosen) == 1 and (count := self._chosen.total()) >= MANY:
+            notes.append(
+                f"the right option is {next(iter(self._chosen))} in all {count} rows with options: check the source"
+            )
         twice = sum(1 for count in self._ids.values() if count > 1)
         if twice:
             notes.append(f"{twice} ids occur more than once; extra_info.index is unique")
         if conflicts := self.summary.skipped["conflicting duplicate"]:
             notes.append(f"{conflicts} duplicates have another answer than the row that was kept: check the source")
+
+
+def _columns_of(read: _Read, truth: str | None) -> dict[str, str]:
+    """The columns that were used, by role."""
+    used = {"question": read.question.column}
+    return used | ({"answer": read.answer.column} if truth is not None and isinstance(read.answer, Answer) else {})
 
 
 def _columns(settings: Settings, chosen: Preset | None) -> Columns:
@@ -412,43 +528,13 @@ def _token_counter(settings: Settings):
 def _stem(source: str) -> str:
     """The name of a file or folder without its ending, or a hub id."""
     path = Path(source).expanduser()
-    return path.resolve().name.partition(".")[0] if path.exists() else source
+    if not path.exists():
+        return source
+    name = path.resolve().name
+    return name.partition(".")[0] or name.strip(".") or "data"  # a folder may be hidden, or the root
 
 
 # ---------------------------------------------------------------------- files
-
-
-class _Outputs:
-    """Files that appear together, at the end, or not at all."""
-
-    def __init__(self, stack: ExitStack):
-        self._stack = stack
-        self._files: dict[Path, IO[str]] = {}
-
-    def open(self, path: Path) -> IO[str]:
-        """A text file that :meth:`commit` will put at ``path``."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._files[path] = file = self._stack.enter_context(temporary.open("w", encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
-        self._stack.callback(temporary.unlink, missing_ok=True)
-        return file
-
-    def commit(self) -> None:
-        """Put every file in its place; one that stayed empty is not kept, nor is one from before in its place."""
-        for path, file in self._files.items():
-            file.close()
-            temporary = Path(file.name)
-            if temporary.stat().st_size:
-                temporary.replace(path)
-            else:
-                path.unlink(missing_ok=True)
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name.removesuffix(".parquet") + suffix)
 
 
 def _parts(rows: list[dict], settings: Settings) -> list[tuple[Path, str, list[dict]]]:
@@ -466,7 +552,7 @@ def _parts(rows: list[dict], settings: Settings) -> list[tuple[Path, str, list[d
     return parts
 
 
-def _write_parquet(outputs: _Outputs, path: Path, kind: str, rows: list[dict], settings: Settings) -> None:
+def _write_parquet(outputs: Outputs, path: Path, kind: str, rows: list[dict], settings: Settings) -> None:
     table = []
     for index, row in enumerate(rows):
         reward_model = row["reward_model"]
@@ -486,6 +572,7 @@ def _meta(settings: Settings, chosen: Preset | None, sources: list[Source], summ
         "skipped": dict(summary.skipped),
         "verifiers": dict(summary.verifiers),
         "columns": summary.columns,
+        "guesses": summary.guesses,
         "notes": summary.notes,
         "licence": chosen.licence if chosen else None,
         "settings": json.loads(json.dumps(asdict(settings), default=str)),
@@ -506,6 +593,11 @@ def _check(settings: Settings) -> None:
         raise UserError(f"--rest {settings.rest}: is the file of --out; give another")
     if (settings.rest is None) != (settings.rest_as is None) or (settings.rest and settings.sample is None):
         raise UserError("--rest FILE goes with --rest-as and --sample: it takes the rows that are not in the sample")
+    for option, text in (("--name", settings.name), ("--ability", settings.ability)):
+        if text is not None and not text.strip():
+            raise UserError(f"{option} {text!r}: is empty; give a name, or leave the option out")
+    if settings.label_base not in (None, *BASES):
+        raise UserError(f"--label-base {settings.label_base}: unknown; there are {', '.join(BASES)}")
     sample = settings.sample
     if sample is not None and not (0 < sample < 1 or (sample >= 1 and float(sample).is_integer())):
         raise UserError(f"--sample {sample:g}: give a whole number of rows, or a share between 0 and 1")

@@ -27,6 +27,7 @@ class Preset:
             left out is guessed.
         strip: regular expressions for what to take away from the published question.
         template, verifier, ability: as the options of ``tempo-verl prepare``; ``None`` for its default.
+        label_base: what numbers that name options are, as ``--label-base``; ``None`` to decide by all of them.
         note: what its user should know; ``hub_note`` only where it was read from the hub, as written here.
     """
 
@@ -44,6 +45,7 @@ class Preset:
     template: str | None = None
     verifier: str = "auto"
     ability: str | None = None
+    label_base: str | None = None
     note: str | None = None
     hub_note: str | None = None
 

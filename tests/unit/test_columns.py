@@ -9,15 +9,24 @@ from typing import Any
 
 import pytest
 
-from tempo_verl.data.columns import Columns, RowError, clean, guess_style, read_answer, read_question
+from tempo_verl.data.columns import Columns, guess_style, read_answer, read_question
+from tempo_verl.data.labels import Labels
 from tempo_verl.data.overlap import normalised, question_hash
+from tempo_verl.data.values import RowError, clean
 
 CITIES = ["Rome", "Paris", "Oslo"]
 
 
 def answer(fields: dict[str, Any], columns: Columns = Columns()) -> tuple[str, str | None]:  # noqa: B008
-    """(ground truth, style it suggests)"""
-    return read_answer(fields, columns, read_question(fields, columns))[1:]
+    """(ground truth, style it suggests); numbers that name options count from 0."""
+    question = read_question(fields, columns)
+    found = read_answer(fields, columns, question)
+    truth = found.truth
+    if found.label:
+        labels = Labels("0")
+        labels.add(found.column, "row 1", found.label)
+        truth = question.chosen(labels.letters(found.column, found.label))
+    return truth, found.style
 
 
 def refused(fields: dict[str, Any], columns: Columns = Columns()) -> str:  # noqa: B008
@@ -121,7 +130,7 @@ def test_the_answer_before_the_solution() -> None:
         ({"answer": float("nan")}, "no answer"),
         ({"solution": "Let x be three. Then it is clear."}, "no answer (no final answer in solution)"),
         ({"answer": ["1", "2"]}, "several answers (answer holds 2;"),
-        ({"answer": {"value": "1"}}, "nested answer (answer is a dict; name what is in it, like answer.text)"),
+        ({"answer": {"value": "1"}}, "nested answer (answer is a dict; name what is in it, like answer.value)"),
         ({"answer": "9" * 100_000}, "answer too long (100,000 characters, the limit is 10,000)"),
         ({"answer": "{" * 10_001}, "answer too long"),
         ({"solution": {"header": ["House"], "rows": [["___"]]}}, "masked answer"),
@@ -190,10 +199,10 @@ def test_several_right_options() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"options": CITIES, "answer": "D"}, "answer is no option (answer is 'D')"),
+        ({"options": CITIES, "answer": "D"}, "answer is no option (answer is 'D', there are 3 options)"),
         ({"options": CITIES, "answer": 3}, "there are 3 options, counted from 0"),
+        ({"options": CITIES, "answer": 4}, "there are 3 options"),
         ({"options": CITIES, "answer": "Berlin"}, "answer is no option"),
-        ({"options": ["0", "2", "1"], "answer": "1"}, "the text of one option and the number of another"),
         ({"options": "Rome or Paris", "answer": "A"}, "options unreadable"),
         ({"options": [str(number) for number in range(27)], "answer": "A"}, "too many options"),
     ],
@@ -210,10 +219,10 @@ def test_right_and_wrong_options_by_column_are_shuffled_by_the_seed() -> None:
         question = read_question(fields, Columns(), seed=1)
         assert sorted(question.options.values()) == ["1", "2", "3", "right"]
         assert question == read_question(fields, Columns(), seed=1)
-        assert question.correct is not None
-        assert question.options[question.correct] == "right"
+        (right,) = question.choices.right
+        assert question.options[right] == "right"
         assert answer(fields)[1] == "choice"
-        orders.add(question.correct)
+        orders.add(right)
     assert orders == set("ABCD")
 
 
