@@ -51,6 +51,7 @@ SCHEMA = pa.schema(
                     ("id", pa.string()),
                     ("origin", pa.string()),
                     ("question_hash", pa.string()),
+                    ("options", pa.list_(pa.string())),
                 ]
             ),
         ),
@@ -343,6 +344,7 @@ class _Builder:
                 "id": read.identity,
                 "origin": clean(read.location),
                 "question_hash": digest,
+                "options": list(question.options.values()) or None,
             },
         }
 

@@ -99,7 +99,7 @@ def score(
     """
     check_style(style)
     text = answer_part(response, read_unfinished)
-    marked = final_answer(text)
+    marked, correct = final_answer(text), False
     try:
         if style == "math":
             correct, answer = mathematics.check(text, ground_truth, timeout)
@@ -107,10 +107,12 @@ def score(
             correct, answer = _own(style, response, ground_truth, timeout)
         elif style == "choice":
             answer = choice.extract_choice(text, options or ())
-            correct = None not in (answer, ground_truth) and choice.equal_choice(answer, ground_truth, options or ())
+            if answer is not None and ground_truth is not None:
+                correct = choice.equal_choice(answer, ground_truth, options or ())
         else:
             answer = _EXTRACT[style](text)
-            correct = answer is not None and ground_truth is not None and _EQUAL[style](answer, ground_truth)
+            if answer is not None and ground_truth is not None:
+                correct = _EQUAL[style](answer, ground_truth)
     except VerifierFailure as failure:
         logger.warning("no verdict on a response, which counts as wrong: %s", failure)
         return Score(False, marked, marked is not None, str(failure))

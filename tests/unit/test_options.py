@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.utils.data import Dataset
 from verl import DataProto
 
 from tempo_verl.data.monitor import Monitor, verdicts
+from tempo_verl.data.prepare import Settings, prepare
 from tempo_verl.data.streams import WithoutAnswers
 from tempo_verl.evaluation.questions import load_questions
 from tempo_verl.evaluation.samples import Sample, spelled
@@ -111,6 +113,15 @@ def test_an_unlabelled_row_keeps_its_options_and_the_monitor_knows_them() -> Non
     keys = [f"unlabeled-0-0_{sample}_0" for sample in range(2)]
     checks = Monitor(rows.monitoring_answers()).begin(keys, lambda: [r"\boxed{Rome}", r"\boxed{Paris}"].__getitem__)
     assert verdicts(checks, keys).tolist() == [1.0, 0.0]
+
+
+def test_prepared_rows_have_them(tmp_path: Path) -> None:
+    source, out = tmp_path / "cities.jsonl", tmp_path / "cities.parquet"
+    source.write_text(json.dumps({"question": "Which?", "options": CITIES, "answer": "C"}) + "\n")
+    prepare(Settings(sources=(str(source),), out=out, kind="labeled"))
+    (question,) = load_questions("--data", [out], with_answers=True)
+    assert (question.options, question.ground_truth) == (CITIES, "(C) New York")
+    assert score(r"\boxed{new york}", question.ground_truth, question.style, options=question.options).answer == "C"
 
 
 def test_a_question_of_an_evaluation_has_them(tmp_path: Path) -> None:

@@ -111,6 +111,7 @@ def test_the_columns_of_verl(folder: Folder) -> None:
             "id": "q1",
             "origin": "sums.jsonl line 1",
             "question_hash": first["extra_info"]["question_hash"],
+            "options": None,
         },
     }
     assert second["extra_info"]["index"] == 1
