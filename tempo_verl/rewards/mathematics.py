@@ -27,7 +27,7 @@ _FUNCTION = re.compile(r"(?<![\\a-zA-Z])(pi|infinity|ln|log|sin|cos|tan|exp)(?![
 LONGEST_STATED = 120  # characters of an answer that is not marked
 
 _LINK = re.compile(r"\b(?:is|are|hence|thus|therefore|equals|so)\b[,:]?\s+|[:：⇒→]\s*", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"[.!](?=\s)|[。！]|,?\s+(?:because|since|which|as)\b")
+_SENTENCE_END = re.compile(r"(?<!\\)[.!](?=\s)|[。！]|,?\s+(?:because|since|which|as)\b")
 _COMMAND = re.compile(r"\\[a-zA-Z]+|\b(?:sqrt|sin|cos|tan|log|ln|exp|pi|and|or|infinity)\b")
 _PROSE = re.compile(r"[^\W\d_]{3,}")
 _SIGN = re.compile(r"[^\W_]|∞")
