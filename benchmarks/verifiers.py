@@ -32,7 +32,7 @@ from tempo_verl.rewards.process import PROCESSES
 
 MATH_500 = Path(__file__).parents[2] / "shared" / "data" / "math500.json"
 SHARES = {"right": 0.45, "respelled": 0.15, "wrong": 0.20, "unmarked": 0.12, "none": 0.08}
-BOMBS = ["9^{9^{9}}", "(10^9)!", r"\sum_{k=1}^{10^9} k^k", r"\log_{2}(3^{10^9})"]
+BOMBS = ["9^{9^{9^{9}}}", "(10^9)!", r"\sum_{k=1}^{10^9} k^k", r"\log_{2}(3^{10^9})"]
 STEPS = [
     r"Let $x$ be the number we want. We are given that $x^2 - {a}x + {b} = 0$, so by Vieta's formulas the roots add up "
     r"to ${a}$ and multiply to ${b}$.",

@@ -9,7 +9,7 @@ from typing import Any
 
 from tempo_verl.data.columns import Answer
 from tempo_verl.data.values import RowError, as_text, clean, is_missing, lookup
-from tempo_verl.rewards import answers, numeric
+from tempo_verl.rewards import answers, expression
 from tempo_verl.rewards.extraction import ascii_signs
 
 TOLERANCES = ("error", "tolerance")
@@ -45,7 +45,7 @@ def with_measures(answer: Answer, fields: dict[str, Any], verifier: str | None, 
         return answer
     truth, told, factor, unit, style = answer.truth, list(answer.told), "", "", answer.style
     column, text = _first(fields, UNITS)
-    number = numeric.value(truth.replace("$", ""))
+    number = expression.value(truth.replace("$", ""))
     if column and number is not None and len(_WORDS.findall(re.sub(r"\\[a-zA-Z]+", "", text))) <= 6:
         exponent, unit = _unit(text)
         style = verifier or "number"  # to math, the J of 5 J is a variable
@@ -60,7 +60,7 @@ def with_measures(answer: Answer, fields: dict[str, Any], verifier: str | None, 
     column, text = _first(fields, TOLERANCES)
     if tolerance:
         return replace(answer, truth=f"{truth} ± {tolerance}", style=style, unit=unit, told=tuple(told))
-    is_one = column is not None and _TOLERANCE.fullmatch(text) and numeric.value(text)
+    is_one = column is not None and _TOLERANCE.fullmatch(text) and expression.value(text)
     if is_one and verifier == "math":
         told.append(f"tolerances in {column} are not used by the verifier math")
     if not is_one or verifier == "math":

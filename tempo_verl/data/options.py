@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tempo_verl.data.printed import unprinted
 from tempo_verl.data.values import RowError, as_text, clean, is_missing, key, lookup, names_of, values_of
-from tempo_verl.rewards import numeric
+from tempo_verl.rewards import expression
 
 if TYPE_CHECKING:
     from tempo_verl.data.columns import Columns
@@ -120,7 +120,7 @@ def one_hot(values: Sequence[Any]) -> list[int]:
 
 
 def _is_number(value: Any) -> bool:
-    return not isinstance(value, str) or numeric.value(value) is not None
+    return not isinstance(value, str) or expression.value(value) is not None
 
 
 def _letter(number: int) -> str:

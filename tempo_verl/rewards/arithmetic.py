@@ -1,59 +1,113 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arithmetic on numbers as answers hold them: rational ones exactly, all others to 40 digits, none for long."""
+"""Arithmetic on numbers as answers hold them: rational ones exactly, all others to 60 digits, none for long."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from decimal import Context, Decimal, DivisionByZero, InvalidOperation, Overflow
+from dataclasses import dataclass
+from decimal import Context, Decimal, DivisionByZero, InvalidOperation, Overflow, Underflow, localcontext
 from fractions import Fraction
+from typing import Any
 
 Number = Fraction | Decimal
 NUMBER = (Fraction, Decimal)
 
-DIGITS = 40  # of a number that is not rational
-MOST_BITS = 40_000  # of a numerator or denominator
-PI = Decimal("3.141592653589793238462643383279502884197169399375105820974944592")
-CONTEXT = Context(prec=DIGITS, Emax=10**9, Emin=-(10**9), traps=[InvalidOperation, DivisionByZero, Overflow])
+DIGITS = 60  # of a number that is not rational
+MOST_BITS = 100_000  # of a numerator or denominator that is kept exactly
+NOTHING = Decimal("1e-50")  # a sine or cosine below is 0
+PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899")
+CONTEXT = Context(prec=DIGITS, Emax=10**9, Emin=-(10**9), traps=[InvalidOperation, DivisionByZero, Overflow, Underflow])
+E = CONTEXT.exp(Decimal(1))
 
 
 class NoNumber(Exception):
     """There is none, or one too large."""
 
 
+@dataclass(frozen=True)
+class Complex:
+    """A number with an imaginary part."""
+
+    real: Number
+    imaginary: Number
+
+    def __neg__(self) -> Complex:
+        return Complex(-self.real, -self.imaginary)
+
+    def __add__(self, other: Complex) -> Complex:
+        return Complex(_sum(self.real, other.real), _sum(self.imaginary, other.imaginary))
+
+    def __mul__(self, other: Complex) -> Complex:
+        real = _sum(_product(self.real, other.real), -_product(self.imaginary, other.imaginary))
+        return Complex(real, _sum(_product(self.real, other.imaginary), _product(self.imaginary, other.real)))
+
+    def __rmul__(self, sign: int) -> Complex:
+        return self if sign == 1 else -self
+
+    def __truediv__(self, other: Complex) -> Complex:
+        size = _sum(_product(other.real, other.real), _product(other.imaginary, other.imaginary))
+        above = self * Complex(other.real, -other.imaginary)
+        return Complex(*(both(part, size, lambda one, below: one / below) for part in (above.real, above.imaginary)))
+
+
+def lifted(number: Number | Complex) -> Complex:
+    """Any number as a complex one."""
+    return number if isinstance(number, Complex) else Complex(number, Fraction(0))
+
+
+def _sum(one: Number, other: Number) -> Number:
+    return both(one, other, lambda first, second: first + second)
+
+
+def _product(one: Number, other: Number) -> Number:
+    return both(one, other, lambda first, second: first * second)
+
+
 def decimal(number: Number) -> Decimal:
-    """To 40 digits, in :data:`CONTEXT`."""
+    """To 60 digits, in :data:`CONTEXT`."""
+    if isinstance(number, Complex):
+        raise NoNumber
     return number if isinstance(number, Decimal) else Decimal(number.numerator) / Decimal(number.denominator)
 
 
+def scaled(number: Number, factor: Fraction) -> Number:
+    """A number times a factor, in :data:`CONTEXT`."""
+    with localcontext(CONTEXT):
+        return both(number, factor, lambda one, other: one * other)
+
+
 def bounded(number: Number) -> Number:
-    """The number, unless it is too large to go on with."""
+    """The number, with 60 digits where it takes too many to keep it exactly."""
     if isinstance(number, Fraction):
         if max(abs(number.numerator).bit_length(), number.denominator.bit_length()) > MOST_BITS:
-            raise NoNumber
+            return decimal(number)
         return number
     if not number.is_finite():
         raise NoNumber
     return number
 
 
-def both(first: Number, second: Number, what: Callable) -> Number:
+def both(first: Any, second: Any, what: Callable) -> Any:
     """``what`` of two numbers, exactly where both are rational."""
+    if isinstance(first, Complex) or isinstance(second, Complex):
+        return what(lifted(first), lifted(second))
     if isinstance(first, Fraction) and isinstance(second, Fraction):
         return bounded(what(first, second))
     return bounded(what(decimal(first), decimal(second)))
 
 
-def power(base: Number, exponent: Number) -> Number:
+def power(base: Any, exponent: Any) -> Any:
     """``base`` to the power of ``exponent``."""
+    if isinstance(base, Complex) or isinstance(exponent, Complex):
+        return _complex_power(base, exponent)
     if isinstance(exponent, Fraction) and exponent.denominator == 1:
         whole = int(exponent)
         if isinstance(base, Fraction):
             bits = max(abs(base.numerator).bit_length(), base.denominator.bit_length())
-            if bits * abs(whole) > MOST_BITS:
-                raise NoNumber
-            return base**whole
-        return bounded(base**whole)
+            if bits * abs(whole) <= MOST_BITS:
+                return base**whole
+        return bounded(decimal(base) ** whole)
     if isinstance(exponent, Fraction) and exponent.denominator <= 1000:
         return power(root(base, exponent.denominator), Fraction(exponent.numerator))
     if base <= 0:
@@ -61,9 +115,24 @@ def power(base: Number, exponent: Number) -> Number:
     return bounded(decimal(base) ** decimal(exponent))
 
 
+def _complex_power(base: Number | Complex, exponent: Number | Complex) -> Complex:
+    """A complex number to a whole power; e to a complex one."""
+    if isinstance(exponent, Complex):
+        if base != E:
+            raise NoNumber
+        size = exponential(exponent.real)
+        return Complex(*(_product(size, of(exponent.imaginary)) for of in (cosine, sine)))
+    if not (isinstance(exponent, Fraction) and exponent.denominator == 1 and abs(exponent) <= 200):
+        raise NoNumber
+    found = one = lifted(Fraction(1))
+    for _ in range(abs(int(exponent))):
+        found = found * lifted(base)
+    return found if exponent >= 0 else one / found
+
+
 def root(number: Number, degree: int) -> Number:
     """The real root; of a negative number for odd degrees only."""
-    if degree < 1:
+    if degree < 1 or isinstance(number, Complex):
         raise NoNumber
     if number < 0:
         if degree % 2 == 0:
@@ -88,10 +157,12 @@ def _whole_root(number: int, degree: int) -> int | None:
 
 
 def factorial(number: Number) -> Number:
-    """Of a whole number up to 2,000."""
-    if not (isinstance(number, Fraction) and number.denominator == 1 and 0 <= number <= 2000):
+    """Of a whole number up to 20,000."""
+    if not (isinstance(number, Fraction) and number.denominator == 1 and 0 <= number <= 20_000):
         raise NoNumber
-    return Fraction(math.factorial(int(number)))
+    if number <= 7000:
+        return Fraction(math.factorial(int(number)))
+    return math.prod(map(Decimal, range(7001, int(number) + 1)), start=Decimal(math.factorial(7000)))
 
 
 def choose(n: Number, k: Number) -> Number:
@@ -101,16 +172,60 @@ def choose(n: Number, k: Number) -> Number:
     return Fraction(math.comb(int(n), int(k)))
 
 
-def trigonometric(function: Callable[[float], float], angle: Number) -> Number:
-    """Of a multiple of pi / 12 or so the sign and zeros matter: those are what a float gets wrong."""
-    found = function(float(decimal(angle) % (2 * PI)))
-    if abs(found) > 1e12:
+def sine(angle: Number) -> Number:
+    """To 60 digits; exactly 0 where it is."""
+    x = decimal(angle) % (2 * PI)
+    if abs(x) > PI:
+        x -= PI.copy_sign(x) * 2
+    term, total, n = x, x, 1
+    while abs(term) > NOTHING / 10**10:
+        n += 2
+        term = -term * x * x / (n * (n - 1))
+        total += term
+    return Fraction(0) if abs(total) < NOTHING else total
+
+
+def cosine(angle: Number) -> Number:
+    """As :func:`sine`."""
+    return sine(PI / 2 - decimal(angle))
+
+
+def tangent(angle: Number) -> Number:
+    """As :func:`sine`."""
+    below = cosine(angle)
+    if below == 0:
         raise NoNumber
-    return Fraction(0) if abs(found) < 1e-14 else Decimal(repr(found))
+    return decimal(sine(angle)) / decimal(below)
+
+
+def arctangent(number: Number) -> Number:
+    """Newton's steps from a float's 16 digits, each of which doubles them."""
+    target = decimal(number)
+    if target == 0:
+        return Fraction(0)
+    if abs(target) > 10**6:
+        raise NoNumber
+    found = Decimal(repr(math.atan(float(target))))
+    for _ in range(3):
+        s, c = decimal(sine(found)), decimal(cosine(found))
+        found -= (s - target * c) * c / (c * c + s * s)
+    return found
+
+
+def arcsine(number: Number) -> Number:
+    """Of a number from -1 to 1."""
+    x = decimal(number)
+    if abs(x) > 1:
+        raise NoNumber
+    if abs(x) == 1:
+        return (PI / 2).copy_sign(x)
+    return arctangent(x / (1 - x * x).sqrt())
 
 
 def logarithm(number: Number, base: Number | None = None) -> Number:
     """Natural, or to a base; a whole number where it is one."""
+    if isinstance(number, Complex) or isinstance(base, Complex):
+        raise NoNumber
     if number <= 0 or (base is not None and (base <= 0 or base == 1)):
         raise NoNumber
     found = decimal(number).ln()
@@ -121,23 +236,39 @@ def logarithm(number: Number, base: Number | None = None) -> Number:
     return Fraction(int(nearest)) if abs(found - nearest) < Decimal("1e-30") and abs(nearest) < 10**6 else found
 
 
-FUNCTIONS: dict[str, Callable[[Number], Number]] = {
-    "sqrt": lambda number: root(number, 2),
-    "ln": logarithm,
-    "exp": lambda number: exponential(number),
-    "sin": lambda angle: trigonometric(math.sin, angle),
-    "cos": lambda angle: trigonometric(math.cos, angle),
-    "tan": lambda angle: trigonometric(math.tan, angle),
-    "cot": lambda angle: both(Fraction(1), trigonometric(math.tan, angle), lambda one, other: one / other),
-    "arctan": lambda number: Decimal(repr(math.atan(float(number)))),
-    "arcsin": lambda number: Decimal(repr(math.asin(float(number)))),
-    "arccos": lambda number: Decimal(repr(math.acos(float(number)))),
-    "abs": lambda number: max(number, -number),
-}
-
-
 def exponential(number: Number) -> Number:
     """e to the power of a number."""
+    if isinstance(number, Complex):
+        return _complex_power(E, number)
     if not -(10**6) < number < 10**6:
         raise NoNumber
     return bounded(decimal(number).exp())
+
+
+def size_of(number: Number | Complex) -> Number:
+    """The absolute value."""
+    if isinstance(number, Complex):
+        return root(_sum(_product(number.real, number.real), _product(number.imaginary, number.imaginary)), 2)
+    return max(number, -number)
+
+
+FUNCTIONS: dict[str, Callable[[Number], Number]] = {
+    "sqrt": lambda number: root(number, 2),
+    "ln": logarithm,
+    "exp": exponential,
+    "sin": sine,
+    "cos": cosine,
+    "tan": tangent,
+    "cot": lambda angle: tangent(PI / 2 - decimal(angle)),
+    "sec": lambda angle: power(cosine(angle), Fraction(-1)) if cosine(angle) else _none(),
+    "csc": lambda angle: power(sine(angle), Fraction(-1)) if sine(angle) else _none(),
+    "arctan": arctangent,
+    "arcsin": arcsine,
+    "arccos": lambda number: PI / 2 - decimal(arcsine(number)),
+    "abs": size_of,
+}
+INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}
+
+
+def _none() -> Number:
+    raise NoNumber

@@ -32,25 +32,48 @@ _NAMED = re.compile(
 )
 _SIZE = re.compile(r"\\(?:large|Large|huge|bf|rm|it|tt|displaystyle)(?![a-zA-Z])")
 
-# In prose: letters, then what may follow them. A word in small letters goes on with a sentence ("A cat", "I think"),
-# unless it begins a reason or says that the option is right. White space is bounded: no response may make it expensive.
+# In prose: letters, then what may follow them. "A" and "I" before a word may be no letters ("A cat", "I think"), unless
+# the word begins a reason or says that the option is right. White space is bounded: no response may make it expensive.
 _LETTERS = (
-    r"(?P<letters>\(?[A-Z]\)?(?:(?:\s{,3}(?:[,;&、]|and\b)\s{,3})\(?[A-Z]\)?(?![A-Za-z]))*|[A-J]{2,6}(?![A-Za-z]))"
+    r"(?P<letters>\(?[A-Z]\)?(?:\s{,3}(?:[,;&、]\s{,3}(?:and\b)?|and\b)\s{,3}\(?[A-Z]\)?(?![A-Za-z]))*"
+    r"|[A-J]{2,6}(?![A-Za-z]))"
 )
 _RIGHT = r"(?:the\s)?(?:only\s)?(?:correct|right|best)\b"
-_AFTER = (
-    rf"(?![A-Za-z'’])(?!\s{{,3}}or\s)"
-    rf"(?!\s{{1,3}}(?!because\b|since\b|as\b|is\s{_RIGHT}|is\sthe\sanswer\b)[a-z]{{2,}})"
+_JOINING = (
+    r"(?:because|since|as|rather|instead|not|and|but|while|whereas|which|when|if|for|from|in|by|with|on|over|due|given|based"
+    r"|according|among|is|are|was)\b"
 )
-_LINK = r"(?:\s{1,3}(?:is|are|would\sbe|must\sbe|should\sbe|has\sto\sbe|as))?\s{,3}:?\s{,3}"
+_AFTER = rf"(?![A-Za-z'’])(?!\s{{,3}}or\s{{1,3}}(?:option\s)?\(?[A-Z]\b)(?!(?<=[AI])\s{{1,3}}(?!{_JOINING})[a-z]{{2,}})"
+_LINK = r"(?:\s{1,3}(?:is|are|must\sbe|should\sbe|has\sto\sbe|as))?\s{,3}[:=]?\s{,3}"
+_OPTION_WORD = r"\b(?i:choices?|options?)\b"
+_ANSWER = r"\b(?i:(?:final\s)?answers?|(?:correct|right|best)\s(?:choices?|options?))\b"
+_SURELY = r"(?:(?:therefore|thus|hence|then|clearly|indeed|simply|just|definitely|only)\s)?"
 _CUES = (
     re.compile(
-        rf"(?<!not )(?<!than )\b(?i:answer|choice|option)\b{_LINK}"
-        rf"(?:(?i:the\s)?(?i:correct\s|right\s|best\s)?(?i:option|choice|answer)\b{_LINK})?"
+        rf"(?<!not )(?<!than ){_ANSWER}{_LINK}{_SURELY}(?:not\s\(?[A-Z]\)?,?\sbut\s)?"
+        rf"(?:(?i:the\s)?(?i:correct\s|right\s|best\s)?(?i:option|choice|answer|letter)\b{_LINK})?"
         rf"[\[(<]?{_LETTERS}[\])>]?{_AFTER}"
     ),
     re.compile(r"\b(?i:answer)\b(?:\s{1,3}is)?\s{,3}:?\s{1,3}(?P<letters>[a-z])\s{,3}[.)]?\s{,3}(?:\n|$)"),
     re.compile(rf"(?<![A-Za-z]){_LETTERS}\s{{1,3}}(?:is|are)\s{{1,3}}{_RIGHT}"),
+    re.compile(r"\b[Oo]nly\s(?:option\s)?(?P<letters>\(?[A-Z]\)?)\s(?!is\s(?:wrong|false|incorrect))[a-z]{2,}"),
+    re.compile(r"(?<![A-Za-z])(?P<letters>[A-Z])\sit\sis\b"),
+    re.compile(rf"\b(?:choose|chose|pick|select|selected|go\swith)\s(?:option\s|choice\s)?{_LETTERS}{_AFTER}"),
+    # Chinese, Japanese, Korean, Turkish
+    re.compile(
+        r"(?:答案|正确选项|正解|정답)\s?[】\]）)]?\s?(?:[是为為は이:：]\s?)+\(?(?P<letters>[A-Z](?:\s?[、，,和]\s?[A-Z])*)(?![A-Za-z])"
+    ),
+    re.compile(r"(?P<letters>[A-Z])\s?(?:项|選項|选项)?\s?(?:是?正确|是?正確|が正解|이 정답)"),
+    re.compile(r"\b[Cc]evap\b\s{,2}:?\s{,2}(?P<letters>[A-Z])(?:['’][dt][iıuü]r)?(?![A-Za-z])"),
+)
+# Only where no cue tells, and not denied: an option that is named; "the answer would be B", which may come after an if
+_WEAKER = (
+    re.compile(rf"(?<!not )(?<!than ){_OPTION_WORD}{_LINK}[\[(<]?{_LETTERS}[\])>]?{_AFTER}"),
+    re.compile(rf"{_ANSWER}\s(?:would|could|may|might)\sbe:?\s{{,3}}[\[(]?{_LETTERS}[\])]?{_AFTER}"),
+)
+_UNDECIDED = re.compile(
+    r"(?<![A-Za-z])\(?[A-Z]\)?\s{1,3}(?:or|nor)\s{1,3}(?:option\s)?\(?[A-Z]\)?(?![A-Za-z])"
+    r"|\b(?i:between|both|neither|none\sof)\s(?:option\s|choices?\s)?\(?[A-Z]\)?(?![A-Za-z])"
 )
 # Scripts without Latin letters: a capital among them is an option.
 _OTHER_SCRIPT = re.compile(
@@ -62,7 +85,18 @@ _LABELLED = re.compile(
 _AT_END = re.compile(r"(?:^|[\s(])(?P<letters>[A-Z])\)?\s{,2}[.。]?\s*$", re.MULTILINE)
 _BRACKETED = re.compile(r"\(([A-Z])\)")
 _BOLD = re.compile(r"\*\*\(?([A-Z])\)?[.:]?\*\*")
-_DENIED = re.compile(r"\b(?:not|wrong|incorrect|false|isn't|cannot)\b", re.IGNORECASE)
+# In the line of a letter that no cue names: it is denied, or still looked at.
+_DENIED = re.compile(
+    r"\b(?:not|no|wrong|incorrect|false|cannot|fails?|failed|eliminat\w*|rul(?:e|es|ed|ing)\sout|exclud\w*|unsure|undecided|torn|tie"
+    r"|neither|nor|none|both|either|remain\w*|consider\w*|check\w*|analy[sz]\w*|examin\w*|evaluat\w*|test\w*|look\w*|next"
+    r"|compare\w*|maybe|perhaps|too\s(?:small|large|big|low|high|few|many))\b|n['’]t\b|错误|不正确|不对|排除",
+    re.IGNORECASE,
+)
+_VERDICT = re.compile(
+    r"\W*(?:[Oo]ption\s|[Cc]hoice\s)?[A-Z]\W{,3}\s?(?:it\s|is\s|it\sis\s|it's\s)?"
+    r"(?:not\s\w{,12}|no|false|wrong|incorrect|fails?|eliminated|ruled\sout|impossible)\W*"
+)
+_CLAUSE_END = re.compile(r"[.;\n]|,\s(?:while|but|whereas)\b")
 
 
 def extract_choice(response: str, options: Sequence[str] = ()) -> str | None:
@@ -120,7 +154,9 @@ def _extracted(response: str) -> str | None:
     if found:
         return found
     answer = cued_answer(response) or last_line(response)
-    return (letters(answer) or normalised(answer) or None) if answer else None
+    if not answer:
+        return None
+    return (None if _is_denied(answer) else letters(answer)) or normalised(answer) or None
 
 
 def parts(option: str) -> tuple[str | None, str | None]:
@@ -176,20 +212,25 @@ def _letters_alone(answer: str) -> str | None:
 
 
 def _plain(answer: str) -> str:
-    return _SIZE.sub("", plain_text(ascii_signs(answer))).strip("{} \t\n").strip()
+    answer = re.sub(r"\\[()\[\]]", " ", ascii_signs(answer)).strip()
+    return _SIZE.sub("", plain_text(answer)).strip("{} \t\n").strip()
 
 
 def _named_in_prose(text: str, cues_only: bool = False) -> str | None:
     bold = _BOLD.findall(text)
-    text = re.sub(r"[*_`$]", "", ascii_signs(text))
+    text = re.sub(r"\\[()\[\]]", " ", re.sub(r'[*_`$"“”]', "", ascii_signs(text)))
     text = re.sub(r"\\(?:text|textbf|mathbf|mathrm)\s?\{([^{}]{,20})\}", r"\1", text)
-    found = [match for cue in _CUES for match in cue.finditer(text)]
+    found = [match for cue in _CUES for match in cue.finditer(text)] or [
+        match for cue in _WEAKER for match in cue.finditer(text) if not _DENIED.search(_clause_of(text, match.start()))
+    ]
+    undecided = max((match.start() for match in _UNDECIDED.finditer(text)), default=-1)
     if found:
-        return letters(max(found, key=lambda match: match.start("letters"))["letters"])
-    if cues_only:
+        last = max(found, key=lambda match: match.start("letters"))
+        return None if last.start("letters") < undecided and _in_answer(text, undecided) else letters(last["letters"])
+    if cues_only or _in_answer(text, undecided):
         return None
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    if lines and (alone := letters(lines[-1])):
+    if lines and not _is_denied(lines[-1]) and (alone := letters(lines[-1])):
         return alone
     for pattern in (_OTHER_SCRIPT, _LABELLED, _AT_END):
         matches = [
@@ -198,7 +239,26 @@ def _named_in_prose(text: str, cues_only: bool = False) -> str | None:
         if matches and (named := letters(matches[-1]["letters"])):
             return named
     bracketed = [m for m in _BRACKETED.finditer(text) if not _DENIED.search(_line_of(text, m.start()))]
-    return bracketed[-1][1] if bracketed else bold[-1] if bold else None
+    if bracketed:
+        return bracketed[-1][1]
+    return bold[-1] if bold and not _DENIED.search(lines[-1]) else None
+
+
+def _is_denied(line: str) -> bool:
+    """Whether a line says of a letter that it is wrong, and nothing else: "D: false"."""
+    return _VERDICT.fullmatch(line) is not None
+
+
+def _in_answer(text: str, at: int) -> bool:
+    """Whether what is undecided at a place is the answer: it is said so, or it is in the last line."""
+    if at < 0:
+        return False
+    return re.search(rf"{_ANSWER}|{_OPTION_WORD}", _line_of(text, at)) is not None or not text[at:].strip().count("\n")
+
+
+def _clause_of(text: str, at: int) -> str:
+    """The clause that a place is in."""
+    return _CLAUSE_END.split(text[max(0, at - 100) : at])[-1] + _CLAUSE_END.split(text[at : at + 300], maxsplit=1)[0]
 
 
 def _line_of(text: str, at: int) -> str:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from decimal import Decimal, localcontext
+from decimal import localcontext
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tempo_verl.rewards.arithmetic import (
     CONTEXT,
     FUNCTIONS,
+    INVERSE,
     PI,
+    Complex,
+    E,
     NoNumber,
     Number,
     both,
@@ -25,10 +28,12 @@ from tempo_verl.rewards.arithmetic import (
     logarithm,
     power,
     root,
+    size_of,
 )
 
 LONGEST = 300  # characters of an expression
 DEEPEST = 40  # brackets in brackets
+IMAGINARY: Any = Complex(Fraction(0), Fraction(1))
 
 _TOKENS = re.compile(
     r"""
@@ -51,6 +56,13 @@ _LOOKS = re.compile(
     r"\\(?:left|right|bigl|bigr|Bigl|Bigr|big|Big|displaystyle|textstyle|limits)(?![a-zA-Z])|\\[!;: ]|~|\\q?quad\b|\$"
 )
 _TEXT_SIGN = re.compile(r"\\(?:text|mathrm|textrm)\s*\{\s*([-+−eE%])\s*\}")
+_NAMED_FUNCTION = re.compile(
+    r"\\(?:text|mathrm|operatorname)\s*\{\s*(a(?:rc)?)?(sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt)\s*\}"
+)
+_ARC = re.compile(r"(?<![a-zA-Z])a(sin|cos|tan)(?![a-zA-Z])")
+_BOLD_LETTER = re.compile(
+    r"\\(?:mathbf|boldsymbol|bm|vec|hat)\s*(?:\{\s*\\?([a-z]|\d+)(?:math)?\s*\}|([a-z])(?![a-z]))"
+)
 _E_NOTATION = re.compile(r"(?<![a-zA-Z\d.])((?:\d[\d,]*)?\.?\d+)\s*[eE]\s*\{?\s*([-+]?\d{1,6})\s*\}?(?![\d.])")
 _TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|dot|bar)\s*(?:\{(\d+)\}|(\d))")
@@ -62,26 +74,37 @@ _FRACTIONS = {"\\frac", "\\dfrac", "\\tfrac", "\\cfrac"}
 _BINOMIALS = {"\\binom", "\\dbinom", "\\tbinom"}
 
 
-def value(text: str, variables: Mapping[str, Number] | None = None) -> Number | None:
-    """The number that ``text`` is as a whole, or ``None``.
+def value(text: str) -> Number | None:
+    """The real number that ``text`` is as a whole, or ``None``."""
+    found = evaluate(text, {})
+    if isinstance(found, Complex):
+        return found.real if found.imaginary == 0 else None
+    return found
+
+
+def evaluate(text: str, variables: Mapping[str, Number]) -> Number | Complex | None:
+    """As :func:`value`, complex numbers too.
 
     Args:
-        variables: what letters stand for; without any, a letter makes it no number.
+        variables: what letters stand for; a letter that is not among them makes it no number.
     """
     if not text or len(text) > LONGEST:
         return None
     try:
         with localcontext(CONTEXT):
-            return _Reader(_tokens(_prepared(text)), variables or {}).read()
+            return _Reader(_tokens(_prepared(text)), variables).read()
     except (NoNumber, ArithmeticError, ValueError, RecursionError):
         return None
 
 
 def _prepared(text: str) -> str:
+    text = text.replace(",\\!", ",")
     for sign, fraction in VULGAR.items():
         text = text.replace(sign, f" {fraction}" if sign in text else sign)
     text = _SUPERSCRIPT.sub(lambda match: f"^{{{match[0].translate(_SUPERSCRIPTS)}}}", text)
     text = _TEXT_SIGN.sub(r" \1 ", text.replace("\u2212", "-").replace("°", r"^\circ "))
+    text = _NAMED_FUNCTION.sub(lambda match: rf"\{'arc' if match[1] else ''}{match[2]} ", text)
+    text = _BOLD_LETTER.sub(r" \1\2 ", _ARC.sub(r"arc\1", text))
     text = _LOOKS.sub(" ", text)
     text = _REPEATING.sub(_repeating, text)
     text = _E_NOTATION.sub(r"(\1*10^{\2})", text)
@@ -246,14 +269,16 @@ class _Reader:
             return self._inside({"(": ")", "[": "]", "{": "}"}[text])
         if text == "|":
             self._take()
-            inside = self._inside("|")
-            return max(inside, -inside)
+            return size_of(self._inside("|"))
         if text in ("π", "\\pi", "pi"):
             self._take()
             return PI
         if text == "e":
             self._take()
-            return Decimal(1).exp()
+            return E
+        if text == "i" and kind == "word":
+            self._take()
+            return IMAGINARY
         if text in ("√", "∛"):
             self._take()
             return root(self._argument_of_sign(), 2 if text == "√" else 3)
@@ -278,7 +303,7 @@ class _Reader:
             kind == "word"
             and 1 < len(text) <= 3
             and text not in FUNCTIONS
-            and all(sign in self._variables for sign in text)
+            and all(sign in self._variables or sign == "i" for sign in text)
         ):
             self._tokens[self._at : self._at + 1] = [_Token(sign, "word", False) for sign in text]
             return self._primary()
@@ -342,13 +367,17 @@ class _Reader:
 
     def _function(self, name: str, latex: bool) -> Number:
         self._take()
+        if not latex and self._kind() == "number":  # sqrt 2, ln 2
+            return FUNCTIONS[name](self._number())
         if not latex and self._peek() != "(":
             raise NoNumber
         exponent = None
         if self._peek() == "^":
             self._take()
             exponent = self._argument()
-        angle = name in ("sin", "cos", "tan", "cot")
+            if exponent == -1 and name in INVERSE:
+                name, exponent = INVERSE[name], None
+        angle = name in ("sin", "cos", "tan", "cot", "sec", "csc")
         self._angles += angle
         found = FUNCTIONS[name](self._operand())
         self._angles -= angle
@@ -356,7 +385,10 @@ class _Reader:
 
     def _operand(self) -> Number:
         """What a function is applied to: brackets, or a product without signs of multiplication."""
+        is_number = self._kind() == "number"
         found = self._power()
-        while self._kind() in ("command", "sign") and self._peek() in ("\\pi", "π", *_FRACTIONS):
+        while (self._kind() in ("command", "sign") and self._peek() in ("\\pi", "π", *_FRACTIONS)) or (
+            is_number and self._peek() in self._variables
+        ):
             found = both(found, self._power(), lambda one, other: one * other)
         return found

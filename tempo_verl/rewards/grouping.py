@@ -55,14 +55,15 @@ def _plain(answer: str, style: str) -> Hashable:
 
 
 def _mathematical(given: Counter[str], equal: Callable[[str, str], bool | None]) -> dict[str, Hashable]:
-    keys: dict[str, Hashable] = {}
     unread: dict[str, list[str]] = {}  # by canonical spelling
+    alike: dict[Hashable, dict[str, reading.Reading]] = {}  # by what they have in common if they are the same
     for answer in given:
         found = reading.read(answer)
         if found is None:
             unread.setdefault(canonical(answer), []).append(answer)
         else:
-            keys[answer] = reading.key(found)
+            alike.setdefault(reading.key(found), {})[answer] = found
+    keys = {answer: key for common, readings in alike.items() for answer, key in _parted(common, readings).items()}
     spellings = sorted(unread)
     join = _Joined(spellings)
     prints = {spelling: numeric.fingerprint(spelling) for spelling in spellings}
@@ -89,6 +90,27 @@ def _mathematical(given: Counter[str], equal: Callable[[str, str], bool | None])
     for spelling, spelled in unread.items():
         keys |= dict.fromkeys(spelled, ("spelling", join.of(spelling)))
     return keys
+
+
+def _parted(common: Hashable, readings: dict[str, reading.Reading]) -> dict[str, Hashable]:
+    """Readings that are alike, such as 8 AM, 8 PM and 8: the full ones apart; one that tells less joins an only one."""
+    full = {answer: reading.detail_key(found) for answer, found in readings.items()}
+    told = sorted({str(detail) for detail in full.values() if detail is not None})
+    fits: dict[str, set[str]] = {
+        answer: {
+            str(full[other]) for other, one in readings.items() if full[other] is not None and reading.same(found, one)
+        }
+        for answer, found in readings.items()
+        if full[answer] is None
+    }
+    return (
+        {
+            answer: (common, str(detail) if detail is not None else min(fits[answer]) if len(fits[answer]) == 1 else "")
+            for answer, detail in full.items()
+        }
+        if told
+        else dict.fromkeys(readings, common)
+    )
 
 
 def _choices(given: Counter[str], options: Sequence[str]) -> dict[str, Hashable]:

@@ -26,6 +26,22 @@ _SQRT = re.compile(r"(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)")
 _FUNCTION = re.compile(r"(?<![\\a-zA-Z])(pi|infinity|ln|log|sin|cos|tan|exp)(?![a-zA-Z])")
 LONGEST_STATED = 120  # characters of an answer that is not marked
 
+_CUE_IN_BOX = re.compile(
+    r"^\s*(?:\\(?:text|textbf|mathrm|textrm)\s*\{)?\s*(?:the\s+)?(?:final\s+)?"
+    r"answer(?:\s+is)?\s*:?\s*(?:\}\s*:?)?\s*(?=[^\s}])",
+    re.IGNORECASE,
+)
+# What an answer is not, or not quite: "not 12", "at least 12", "twice 12", "12 minus x"
+_NOT_IT = re.compile(
+    r"\b(?:not|isn't|cannot|can't|couldn't|neither|greater|larger|smaller|bigger|more|less|fewer|least|most"
+    r"|squared|cubed|factorial"
+    r"|twice|thrice|double|half of|square root|cube root|reciprocal|between|minus [a-z]\b|plus|divided|unknown|undecided)\b"
+    r"|n['’]t\b",
+    re.IGNORECASE,
+)
+_NEGATIVE = re.compile(r"^(?:minus|negative)\s+(?=[\d$\\])", re.IGNORECASE)
+_TWO = re.compile(r"\b(?:is|are|=)\s*\$?-?\d[^.]*?\band\b[^.]*?\b(?:is|are)\s*\$?-?\d[\d,]*\$?\s*\.?\s*$")
+_DENIED = re.compile(r"\banswer\s+(?:isn['’]t|is\s+not|can(?:no|['’])t|could\s+not|is\s+unknown)", re.IGNORECASE)
 _LINK = re.compile(r"\b(?:is|are|hence|thus|therefore|equals|so)\b[,:]?\s+|[:：⇒→]\s*", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<!\\)[.!](?=\s)|[。！]|,?\s+(?:because|since|which|as)\b")
 _COMMAND = re.compile(r"\\[a-zA-Z]+|\b(?:sqrt|sin|cos|tan|log|ln|exp|pi|and|or|infinity)\b")
@@ -42,8 +58,8 @@ def check(response: str, ground_truth: str | None, timeout: float) -> tuple[bool
     Raises:
         VerifierFailure: no verdict.
     """
-    marked = final_answer(response)
-    truth = None if ground_truth is None else final_answer(ground_truth) or ground_truth.strip()
+    marked = _uncued(final_answer(response))
+    truth = None if ground_truth is None else _uncued(final_answer(ground_truth) or ground_truth.strip())
     if marked is not None:
         return _judge(marked, truth, timeout)
     text = response
@@ -57,6 +73,11 @@ def check(response: str, ground_truth: str | None, timeout: float) -> tuple[bool
         return False, None
     verdict, found = workers().call(f"{CHILD}:judge", text, truth, timeout=timeout)
     return verdict, _canonical_or_none(found)
+
+
+def _uncued(marked: str | None) -> str | None:
+    """``\\boxed{\\text{The answer is }12}`` is 12."""
+    return _CUE_IN_BOX.sub("", marked, count=1) if marked else marked
 
 
 def _judge(answer: str, truth: str | None, timeout: float) -> tuple[bool, str | None]:
@@ -75,13 +96,18 @@ def _stated(text: str) -> tuple[str | None, bool]:
     """
     tail = cued_answer(text)
     cued = tail is not None
+    line = last_line(text) or ""
+    if _DENIED.search(line) or (not cued and _TWO.search(line)):
+        return None, True
     if tail is None:
-        line = last_line(text) or ""
         links = list(_LINK.finditer(line))
         tail = line[links[-1].end() :] if links else line
     tail = _SENTENCE_END.split(tail, maxsplit=1)[0].strip().strip("*_` ").rstrip(".").strip()
     if not tail or len(tail) > LONGEST_STATED:
         return None, False
+    tail = _NEGATIVE.sub("-", tail)
+    if cued and _NOT_IT.search(tail):
+        return None, True
     found = reading.read(tail)
     if found is not None and (cued or found.kind not in ("words", "letters")):
         return tail, True

@@ -6,14 +6,14 @@ from __future__ import annotations
 from decimal import Context, Decimal, localcontext
 from fractions import Fraction
 
-from tempo_verl.rewards.arithmetic import CONTEXT, Number, decimal
-from tempo_verl.rewards.expression import value
+from tempo_verl.rewards.arithmetic import CONTEXT, Complex, Number, decimal, lifted, scaled, size_of
+from tempo_verl.rewards.expression import evaluate
 
-AGREEING = Decimal("1e-12")  # relative difference of two numbers that count as equal, where one is not rational
+AGREEING = Decimal("1e-45")  # relative difference of two numbers that count as equal, where one is not rational
 FEWEST_PLACES = 6  # of a decimal that stands for a number that no decimal can write out
 
-# Two points for the letters of an expression: positive, so that roots and logarithms exist, and far from simple. Not
-# among them: e, which is a number, and i, which is none here.
+# Points for the letters of an expression, far from simple. At the first two all are positive, so that roots and
+# logarithms exist; at the third, negative. Not among them: e and i, which are numbers.
 _LETTERS = [*"abcdfghjklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"]
 _LETTERS += [
     f"\\{name}" for name in ("alpha", "beta", "gamma", "delta", "theta", "lambda", "mu", "phi", "omega", "sigma")
@@ -22,15 +22,19 @@ _POINTS: tuple[dict[str, Number], ...] = tuple(
     {letter: Fraction(10_007 * seed + 7_919 * place, 6_133 + 389 * place) for place, letter in enumerate(_LETTERS, 1)}
     for seed in (1, 2)
 )
+_NEGATIVE = {letter: -number for letter, number in _POINTS[0].items()}
+
+Print = tuple[Number | Complex | None, ...]
 
 
-def fingerprint(text: str) -> tuple[Number, ...] | None:
+def fingerprint(text: str) -> Print | None:
     """The values of an expression at points that no polynomial identity meets by chance; ``None`` if it is none.
 
-    Expressions with the same one are equal wherever both are defined; :func:`equal` compares the numbers.
+    Expressions with the same one are equal wherever both are defined. The last value is ``None`` where the expression
+    is not defined for negative letters.
     """
-    found = tuple(value(text, point) for point in _POINTS)
-    return None if None in found else found  # type: ignore[return-value]
+    found = tuple(evaluate(text, point) for point in _POINTS)
+    return None if None in found else (*found, evaluate(text, _NEGATIVE))
 
 
 def agree(first: str, second: str) -> bool | None:
@@ -39,23 +43,28 @@ def agree(first: str, second: str) -> bool | None:
     ``None`` if one of them has none, or is a number where the other has letters: those may be a unit.
     """
     one, other = fingerprint(first), fingerprint(second)
-    if one is None or other is None or (value(first) is None) != (value(second) is None):
+    if one is None or other is None or (evaluate(first, {}) is None) != (evaluate(second, {}) is None):
         return None
     return same_print(one, other)
 
 
-def same_print(first: tuple[Number, ...], second: tuple[Number, ...]) -> bool:
-    """Whether two fingerprints are equal at every point."""
-    return all(equal(one, other) for one, other in zip(first, second, strict=True))
+def same_print(first: Print, second: Print) -> bool:
+    """Whether two fingerprints are equal at every point where both are defined."""
+    pairs = zip(first, second, strict=True)
+    return all(equal(one, other) for one, other in pairs if one is not None and other is not None)
 
 
-def equal(first: Number, second: Number) -> bool:
-    """Exactly for two rational numbers, else to 12 digits of the larger one. Never by an absolute difference."""
+def equal(first: Number | Complex, second: Number | Complex) -> bool:
+    """Exactly for two rational numbers, else to 45 digits of the larger one. Never by an absolute difference."""
     if isinstance(first, Fraction) and isinstance(second, Fraction):
         return first == second
     with localcontext(CONTEXT):
-        one, other = decimal(first), decimal(second)
-        return abs(one - other) <= AGREEING * max(abs(one), abs(other))
+        if isinstance(first, Complex) or isinstance(second, Complex):
+            one, other = lifted(first), lifted(second)
+            apart = size_of(one + -other)
+            return decimal(apart) <= AGREEING * max(decimal(size_of(one)), decimal(size_of(other)))
+        a, b = decimal(first), decimal(second)
+        return abs(a - b) <= AGREEING * max(abs(a), abs(b))
 
 
 def close(first: Number, second: Number) -> bool:
@@ -73,12 +82,15 @@ def close(first: Number, second: Number) -> bool:
     if count < FEWEST_PLACES or abs(written) * 10**count < 10 ** (FEWEST_PLACES - 1):
         return False
     with localcontext(CONTEXT):
-        return abs(decimal(written) - decimal(other)) < Decimal(10) ** -count  # rounded, or cut off
+        last, exact = Decimal(10) ** -count, decimal(other)
+        apart = decimal(written) - exact
+        cut_off = abs(apart) < last and (apart < 0) == (exact > 0)
+        return cut_off or abs(apart) <= last / 2
 
 
 def hundredth(number: Number) -> Number:
     """A number in per cent as a share."""
-    return number / 100
+    return scaled(number, Fraction(1, 100))
 
 
 def _places(number: Number) -> int | None:
@@ -94,8 +106,8 @@ def _places(number: Number) -> int | None:
 
 
 def as_key(number: Number) -> str:
-    """One text for numbers that are :func:`equal`, but for those at the edge of the twelfth digit."""
+    """One text for numbers that are :func:`equal`, but for those at the edge of the forty-fifth digit."""
     if isinstance(number, Fraction):
-        return str(number)
-    with localcontext(Context(prec=11, Emax=10**9, Emin=-(10**9))):
+        return f"{number.numerator:x}/{number.denominator:x}"  # Python writes no decimal of more than 4,300 digits
+    with localcontext(Context(prec=44, Emax=10**9, Emin=-(10**9))):
         return f"{(+number).normalize():E}"

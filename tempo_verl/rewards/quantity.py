@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from fractions import Fraction
 
-from tempo_verl.rewards.arithmetic import Number
+from tempo_verl.rewards.arithmetic import Number, scaled
 from tempo_verl.rewards.expression import LONGEST, VULGAR, value
+from tempo_verl.rewards.units import goes_on, is_known, plain, scale
 
 LONGEST_QUANTITY = 120  # characters of a number and what is beside it
 
-CURRENCY = re.compile(r"(?:\\?\$|[€£¥₹₩]|\\(?:pounds|euro)\b)")
+CURRENCY = re.compile(r"(?:\\?\$|[€£¥₹₩]|\\(?:pounds|euro)\b|\b(?:USD|EUR|GBP)\b)")
 _EQUALS = re.compile(r"=|\\approx(?![a-zA-Z])|\\simeq(?![a-zA-Z])|≈|≃")
 _HEDGE = re.compile(
     r"^(?:(?:approximately|approx\.?|about|around|roughly|exactly|equal to|\\sim|~)\s*)+", re.IGNORECASE
@@ -20,6 +23,8 @@ _ENDS = re.compile(
     r"\s*(?:$|\\?%|[.,;:!?)\]]+(?:\s|$)(?!\s*[-+]?\d)|\\[,;: ]|~|°|\^\s*\{?\s*\\circ"
     r"|\\(?:text|mathrm|mathbf|textrm|mbox|unit|si|mu|Omega|circ|degree)(?![a-zA-Z])|[^\W\d_]|\()"
 )
+_LEADING_TEXT = re.compile(r"^\\(?:text|mathrm|textrm)\s*\{([^{}\d]*)\}\s*")
+_TWO_NAMED = re.compile(r"=[^=]*(?:[,;]|\b(?:and|or)\b)[^=]*=")
 _SECOND = re.compile(
     r"\s*(?:,|;|and\b|or\b|to\b|through\b|\\(?:text|mathrm)\s*\{\s*(?:and|or|to)\s*\})\s*\$?\s*[-+]?\d"
 )
@@ -36,12 +41,33 @@ def quantity(text: str) -> Number | None:
 
     What stands behind a number must not be a second one, nor the rest of an expression.
     """
-    text = _HEDGE.sub("", CURRENCY.sub("", text.strip()).strip())
+    text = _LEADING_TEXT.sub(r"\1 ", CURRENCY.sub("", text.strip()).strip())
+    text = _HEDGE.sub("", text)
+    if _TWO_NAMED.search(text):
+        return None
     for part in dict.fromkeys([*reversed(_EQUALS.split(text)[-2:]), text]):
         found = _leading(_HEDGE.sub("", part.strip()))
         if found is not None:
             return found
     return None
+
+
+def _may_follow(rest: str) -> bool:
+    """Whether what stands behind a number is a unit or an aside: no variable, and no other number."""
+    clause = re.split(r"(?<!\\)[.,;:!?()](?:\s|$)|\(", rest)[0]
+    typed = plain(clause.replace("%", " "))
+    if not typed or is_known(clause):
+        return True
+    if goes_on(clause) or re.search(r"\d", re.sub(r"\^-?\d|(?<=[a-z]) out of \d+", "", typed)):
+        return False
+    if re.search(r"[_\\]", typed):
+        return False
+    word = re.match(r"[^\W\d_]*", typed)[0]  # type: ignore[index]
+    if not word or is_known(word):
+        return True
+    if not word.isascii():
+        return not unicodedata.name(word[0], "").startswith("GREEK")
+    return len(word) > 1 and (clause[:1].isspace() or clause.startswith(("\\", "~")))
 
 
 def last_number(text: str) -> Number | None:
@@ -69,5 +95,5 @@ def _leading(text: str) -> Number | None:
         if _ENDS.match(rest) and not text[at - 1].isspace() and not (text[at - 1].isalpha() and rest[0].isalpha()):
             found = value(text[:at])
             if found is not None:
-                return None if _SECOND.match(rest) else found
+                return None if _SECOND.match(rest) or not _may_follow(rest) else scaled(found, Fraction(scale(rest)))
     return None

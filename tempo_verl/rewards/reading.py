@@ -11,26 +11,57 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 from tempo_verl.rewards import expression, numeric
-from tempo_verl.rewards.arithmetic import NUMBER, Number
+from tempo_verl.rewards.arithmetic import NUMBER, Number, scaled
 from tempo_verl.rewards.extraction import ascii_signs, plain_text
+from tempo_verl.rewards.intervals import NAME, RELATIONS, Part, read_set, same_parts
+from tempo_verl.rewards.number_words import NUMBER_WORDS
 from tempo_verl.rewards.quantity import CURRENCY
+from tempo_verl.rewards.spelling import canonical
+from tempo_verl.rewards.units import DIRECTIONS, goes_on, is_known, opposite, plain, scale, words_of
 
-Kind = Literal["number", "words", "letters", "several", "interval", "time", "dots"]
+Kind = Literal[
+    "number", "quantities", "based", "residue", "words", "letters", "several", "interval", "chain", "time", "dots"
+]
 
 _MACROS = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|mbox|operatorname)\s*\{([^{}]*)\}")
 _LOOKS = re.compile(
+    r"\\(?:hspace|vspace|phantom)\s*\{[^{}]*\}|"
     r"\\(?:left|right|displaystyle|large|Large|huge|small|bf|rm|it)(?![a-zA-Z])"
     r"|\\(?:color|textcolor)\s*\{[^{}]*\}|(?<!\\)\\[!,;: ]|~"
 )
 _WORDS = re.compile(r"[^\W\d_]{2,}(?:[ '-][^\W\d_]+)*")
 _NO_WORDS = {"pi", "inf", "infinity", "infty"}
 _LETTERS = re.compile(r"[A-Z]{2,}|(?=[A-Z\d]*[A-Z])(?=[A-Z\d]*\d)[A-Z][A-Z\d]+")
-_TIME = re.compile(r"(\d{1,2}):(\d{2})\s*(?:([ap])\.?\s?m\.?)?", re.IGNORECASE)
+_TIME = re.compile(r"(\d{1,2})(?::(\d{2}))?\s*(?:([ap])\.?\s?m\.?|(?=n|m)(?P<half>noon|midnight))?", re.IGNORECASE)
+_ORDER = {"<": ("<", 0), "\\lt": ("<", 0), ">": (">", 0), "\\gt": (">", 0)}
+_ORDER |= dict.fromkeys(("\\le", "\\leq", "\\leqslant", "≤", "<="), ("<", 1))
+_ORDER |= dict.fromkeys(("\\ge", "\\geq", "\\geqslant", "≥", ">="), (">", 1))
+_BASED = re.compile(
+    r"\s*(?:\(\s*([\dA-F]+(?:\.[\dA-F]+)?)\s*\)|([\dA-F,]*\d[\dA-F]*(?:\.[\dA-F]+)?))\s*(?:_|base)\s*"
+    r"(?:\{\s*\(?(\d{1,2}|[a-z]+)\)?\s*\}|(\d{1,2}|[a-z]+))\s*"
+)
+_RESIDUE = re.compile(
+    r"\s*(?:[a-zA-Z]\s*(?:\\equiv(?![a-zA-Z])|≡)\s*)?([-\d, ]+?)\s*"
+    r"(?:\\[pb]?mod(?![a-zA-Z])|\(\s*(?:\\(?:text|mathrm)\s*\{\s*mod\s*\}|\\bmod|mod\b))\s*\{?\s*(\d+)\s*\}?\s*\)?\s*"
+)
+_QUANTITY = re.compile(r"([-+]?\d[\d,]*(?:\.\d+|/\d+)?)\s*((?!and\b)[A-Za-z°]+(?:\^\d)?(?: (?!and\b)[A-Za-z]+)*)")
+_JOINS = re.compile(r"\band\b|[,;&×]|\\times(?![a-zA-Z])")
+# Words that say the same, and a set that says that there is none
+NOTHING, NOWHERE = "no solution", "does not exist"
+_SYNONYMS = {
+    "dne": NOWHERE, "does not exist": NOWHERE, "no solution": NOTHING, "no solutions": NOTHING,
+    "no real solution": NOTHING, "no real solutions": NOTHING, "empty set": NOTHING, "the empty set": NOTHING,
+}  # fmt: skip
+_EMPTY = re.compile(r"\s*(?:\\(?:emptyset|varnothing|O)|∅|\\\{\s*\\\})\s*")
 _DOTS = re.compile(r"\\[lcd]?dots(?:[bcmo])?(?![a-zA-Z])|\.{3}|…")
-_PERCENT = re.compile(r"(?:\\?%|\\text\s*\{\s*\\?%\s*\}|(?:\\text\s*\{)?\s*per\s?cent\s*\}?)\s*$", re.IGNORECASE)
+_PERCENT = re.compile(
+    r"(?:\\?%|\\text\s*\{\s*\\?%\s*\}|(?:\\text\s*\{)?\s*per\s?cent\s*\}?)"
+    r"(?P<words>\s*(?:\\text\s*\{[a-zA-Z ]+\}|[a-zA-Z]+))?\s*$",
+    re.IGNORECASE,
+)
 
 # A unit: a word or a few after white space, or letters in \text and the like, with exponents and quotients of those.
 _UNIT_TEXT = (
@@ -44,23 +75,14 @@ _UNIT = re.compile(
     rf"{_SPACE}*(?:{_UNIT_PART}{_UNIT_POWER}(?:{_SPACE}|[/·*A-Z]|\\cdot|\\times|{_UNIT_PART}{_UNIT_POWER})*"
     rf"|\\[dt]?frac\s*\{{\s*{_UNIT_TEXT}{_UNIT_POWER}\s*\}}\s*\{{\s*{_UNIT_TEXT}{_UNIT_POWER}\s*\}})\s*"
     rf"|{_SPACE}+(?!(?:and|or|to|mod|pi|sqrt|sin|cos|tan|log|ln)\b)[A-Za-z]+(?:\s*/\s*[A-Za-z]+|\s+[A-Za-z]+|-[A-Za-z]+){{,4}}"
-    rf"{_UNIT_POWER}\s*\.?|{_SPACE}*[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{{1,6}}"
+    rf"{_UNIT_POWER}\s*\.?|{_SPACE}*[\u0400-\u04ff\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]{{1,6}}"
 )
 _REASON = re.compile(r",?\s+(?:since|because|as|where)\b")
-_ONE_LETTER = re.compile(rf"{_SPACE}*[A-Za-z]\s*")
-_NAME = r"(?:\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\([a-z]\))?)"
-_NAMED = re.compile(rf"\s*({_NAME})\s*(?:=|\\approx(?![a-z])|≈)\s*(.+)", re.DOTALL)
+_SPACED_LETTER = re.compile(rf"{_SPACE}+[^\W\d_]\s*")
+_ONE_LETTER = re.compile(r"[A-Za-z]\s*")
+_NAMED = re.compile(rf"\s*({NAME})\s*(?:=|\\approx(?![a-z])|≈)\s*(.+)", re.DOTALL)
 
-_LESS = {"<": False, "\\lt": False, "\\le": True, "\\leq": True, "\\leqslant": True, "≤": True, "<=": True}
-_MORE = {">": False, "\\gt": False, "\\ge": True, "\\geq": True, "\\geqslant": True, "≥": True, ">=": True}
-_RELATION = re.compile(r"(<=|>=|≤|≥|<|>|\\(?:leqslant|geqslant|leq|geq|le|ge|lt|gt)(?![a-zA-Z]))")
-_UNEQUAL = re.compile(r"\\neq?(?![a-zA-Z])|≠")
-_MEMBER = re.compile(rf"\s*{_NAME}\s*(?:\\in(?![a-zA-Z])|∈)\s*(.+)", re.DOTALL)
-_UNION = re.compile(r"\\cup(?![a-zA-Z])|∪")
-_EITHER = re.compile(r"\\(?:text|mathrm)\s*\{\s*or\s*\}|\bor\b")
-_BRACKETS = re.compile(r"\s*([(\[])(.+)([)\]])\s*", re.DOTALL)
-_INFINITE = re.compile(r"\s*([-+]?)\s*(?:\\infty|∞|\\infinity|infinity)\s*")
-_VARIABLE = re.compile(rf"\s*{_NAME}\s*")
+_OR = re.compile(r"\bor\b")
 _SEPARATOR = re.compile(
     r",(?!\d{3}(?!\d))|(?<!\d),|;|\\(?:text|mathrm)\s*\{\s*,?\s*(?:and|or)\s*\}|\b(?:and|or)\b|\\\\"
 )
@@ -73,34 +95,28 @@ class Reading:
 
     Attributes:
         kind: of what sort.
-        value: a number; a text; for ``several`` the numbers; for ``interval`` its parts.
+        value: a number; a text; for ``several`` the numbers; for ``interval`` its parts; for ``quantities``, such as 5
+            feet 3 inches, the numbers; for ``based`` digits and base; for ``residue`` the residues and the modulus.
         detail: of a number ``%`` if it is one in per cent; of several how they are bracketed; of an interval ``sure``
             if it cannot be a pair.
         names: of several numbers, if each has one.
+        units: the words behind a number; behind each of quantities.
     """
 
     kind: Kind
-    value: object
+    value: Any
     detail: str = ""
     names: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Part:
-    """From ``low`` to ``high``, None for no end; closed where the end belongs to it."""
-
-    low: Number | None
-    high: Number | None
-    low_closed: bool
-    high_closed: bool
+    units: tuple[frozenset[str], ...] = ()
 
 
 def read(answer: str) -> Reading | None:
     """What an answer is, or ``None``."""
     if len(answer) > _MOST:
         return None
+    answer = answer.replace(",\\!", ",")
     text = _LOOKS.sub(" ", _REASON.split(ascii_signs(answer).replace("$", " "))[0]).strip().rstrip(".").strip()
-    for reader in (_dots, _time, _number, _words, _interval, _several):
+    for reader in (_dots, _time, _based, _residue, _quantities, _number, _interval, _words, _several, _chain):
         found = reader(text)
         if found is not None:
             return found
@@ -114,20 +130,34 @@ def same(first: Reading | None, second: Reading | None) -> bool | None:
     kinds = {first.kind, second.kind}
     if kinds == {"number"}:
         return _same_number(first, second)
-    if kinds in ({"words"}, {"letters"}, {"dots"}):
+    if kinds in ({"words"}, {"letters"}, {"dots"}, {"residue"}):
         return first.value == second.value
+    if kinds == {"chain"}:
+        return True if first.value == second.value else None
+    if "quantities" in kinds:
+        return _same_quantities(first, second)
+    if "based" in kinds:
+        return _same_based(first, second)
+    if kinds == {"residue", "number"}:
+        residue, number = (first, second) if first.kind == "residue" else (second, first)
+        return residue.value[0] == (number.value,)  # type: ignore[index]
+    if kinds == {"time", "number"}:
+        time, number = (first, second) if first.kind == "time" else (second, first)
+        return time.value == (number.value, 0)
+    if kinds == {"words", "number"}:
+        return False
     if kinds == {"words", "letters"}:
         return str(first.value).casefold() == str(second.value).casefold()
     if kinds == {"time"}:
         return _same_time(first, second)
     if kinds == {"interval"}:
-        return _same_parts(first, second)
+        return same_parts(first.value, second.value)  # type: ignore[arg-type]
     if kinds == {"several"}:
         return _same_several(first, second)
     if kinds == {"interval", "several"}:
         interval, several = (first, second) if first.kind == "interval" else (second, first)
         pair = _pair(several)
-        return False if pair is None else _same_parts(interval, pair)
+        return False if pair is None else same_parts(interval.value, pair.value)  # type: ignore[arg-type]
     if kinds == {"number", "several"}:
         several = first if first.kind == "several" else second
         return False if len(set(map(str, several.value))) > 1 else None  # type: ignore[call-overload]
@@ -138,20 +168,36 @@ def key(found: Reading) -> tuple:
     """What readings that are the same have in common. A number in per cent is its share: 50 % is 1/2."""
     if found.kind == "number":
         number = found.value
-        assert isinstance(number, NUMBER)
         return ("number", numeric.as_key(numeric.hundredth(number) if found.detail else number))
     if found.kind == "several":
-        assert isinstance(found.value, tuple)
-        keys = [numeric.as_key(number) for number in found.value]
-        if found.names and len(set(found.names)) == len(found.names):
-            return ("several", "named", *sorted(zip(found.names, keys, strict=True)))
-        return ("several", found.detail, *(keys if found.detail in ("(", "[") else sorted(keys)))
+        return ("several", *sorted(numeric.as_key(number) for number in found.value))
     if found.kind == "interval":
-        assert isinstance(found.value, tuple)
-        ends = [[None if end is None else numeric.as_key(end) for end in (part.low, part.high)] for part in found.value]
-        closed = [(part.low_closed, part.high_closed) for part in found.value]
-        return ("interval", *((*pair, *marks) for pair, marks in zip(ends, closed, strict=True)))
+        return ("interval", *(_part_key(part) for part in found.value))
+    if found.kind == "quantities":
+        return ("quantities", *sorted(numeric.as_key(number) for number in found.value))
     return (found.kind, found.value)
+
+
+def detail_key(found: Reading) -> tuple | None:
+    """What can tell readings with the same :func:`key` apart; ``None`` where it is left open."""
+    if found.kind == "time":
+        return (found.detail,) if found.detail else None
+    if found.kind == "number":
+        ways = found.units[0] & DIRECTIONS if found.units else frozenset()
+        return tuple(sorted(ways)) or None
+    if found.kind == "quantities":
+        return tuple(tuple(sorted(words)) for words in found.units)
+    if found.kind == "several":
+        keys = [numeric.as_key(number) for number in found.value]
+        if len(set(found.names)) == len(found.names) > 0:
+            return ("named", *sorted(zip(found.names, keys, strict=True)))
+        return (found.detail, *(keys if found.detail in ("(", "[") else ())) if found.detail else None
+    return None
+
+
+def _part_key(part: Part) -> tuple:
+    ends = (None if end is None else numeric.as_key(end) for end in (part.low, part.high))
+    return (*ends, part.low_closed, part.high_closed)
 
 
 # ---------------------------------------------------------------------- numbers
@@ -165,35 +211,113 @@ def _number(text: str) -> Reading | None:
         text = parts[-1]
     text = re.sub(r"^(?:\\approx(?![a-z])|≈|\\sim)\s*", "", text)
     text = CURRENCY.sub(" ", text).strip()
-    percent = _PERCENT.search(text)
+    percent, words = _PERCENT.search(text), frozenset[str]()
     if percent:
-        text = text[: percent.start()].strip()
-    if around := re.fullmatch(r"\\(?:mathbf|mathrm|text|textbf|boldsymbol|underline)\s*\{([^{}]*)\}", text):
+        words, text = words_of(percent["words"] or ""), text[: percent.start()].strip()
+    if around := re.fullmatch(r"\\(?:mathbf|mathrm|text|textbf|underline)\s*\{([^{}]*)\}", text):
         text = around[1]
     found = expression.value(text)
-    if found is None and not percent:
-        found = _with_unit(text)
-    return None if found is None else Reading("number", found, "%" if percent else "")
+    if found is not None or percent:
+        return (
+            None if found is None else Reading("number", found, "%" if percent else "", (), (words,) if words else ())
+        )
+    if _goes_on(text):
+        return Reading("words", canonical(text))
+    with_unit = _with_unit(text)
+    return None if with_unit is None else Reading("number", with_unit[0], "", (), (with_unit[1],))
 
 
-def _with_unit(text: str) -> Number | None:
-    """The number before a unit. A bare letter is a variable."""
+def _goes_on(text: str) -> bool:
+    """Whether an answer is more than the number it begins with: "5 squared", "3 or more"."""
+    return any(goes_on(text[at:]) and expression.value(text[:at]) is not None for at in range(1, len(text)))
+
+
+def _with_unit(text: str) -> tuple[Number, frozenset[str]] | None:
+    """The number before a unit, and that. A bare letter is a variable; a word of scale is part of the number."""
     for at in range(1, len(text)):
         rest = text[at:]
-        if not text[at - 1].isspace() and _UNIT.fullmatch(rest) and not _ONE_LETTER.fullmatch(rest):
-            found = expression.value(text[:at])
-            if found is not None:
-                return found
+        if text[at - 1].isspace() or _ONE_LETTER.fullmatch(rest) or not _is_unit(rest):
+            continue
+        found = expression.value(text[:at])
+        if found is not None:
+            return scaled(found, Fraction(scale(rest))), words_of(rest)
     return None
+
+
+def _is_unit(text: str) -> bool:
+    if goes_on(text):
+        return False
+    if _SPACED_LETTER.fullmatch(text):
+        return is_known(text)
+    return bool(_UNIT.fullmatch(text)) or (
+        not any(map(str.isdigit, text[:1])) and is_known(text) and len(plain(text)) > 1
+    )
 
 
 def _same_number(first: Reading, second: Reading) -> bool:
     one, other = first.value, second.value
     assert isinstance(one, NUMBER) and isinstance(other, NUMBER)
+    if first.units and second.units and opposite(first.units[0], second.units[0]):
+        return False
     if first.detail == second.detail:
         return numeric.close(one, other)
-    percent, plain = (one, other) if first.detail else (other, one)
-    return numeric.close(percent, plain) or numeric.close(numeric.hundredth(percent), plain)
+    percent, share = (one, other) if first.detail else (other, one)
+    return numeric.close(percent, share) or numeric.close(numeric.hundredth(percent), share)
+
+
+def _quantities(text: str) -> Reading | None:
+    """Several numbers with a unit each: ``5 hours and 20 minutes``, ``12 boys, 15 girls``."""
+    typed = plain(text)
+    pieces = list(_QUANTITY.finditer(typed))
+    if len(pieces) < 2 or _JOINS.sub("", _QUANTITY.sub("", typed)).strip():
+        return None
+    if any(goes_on(piece[2]) for piece in pieces):
+        return None
+    values = [expression.value(piece[1]) for piece in pieces]
+    if None in values:
+        return None
+    return Reading("quantities", tuple(values), units=tuple(words_of(piece[2]) for piece in pieces))
+
+
+def _same_quantities(first: Reading, second: Reading) -> bool | None:
+    """All numbers, with their units where both have them; never one for all."""
+    if not {first.kind, second.kind} <= {"quantities", "number", "several"}:
+        return None
+    if first.kind == second.kind:
+        mine, others = (list(zip(found.value, found.units, strict=True)) for found in (first, second))
+        return _same_members(mine, others, lambda one, other: one[1] == other[1] and numeric.close(one[0], other[0]))
+    if "several" in (first.kind, second.kind):
+        return len(first.value) == len(second.value) and all(map(numeric.close, first.value, second.value))
+    return False
+
+
+def _based(text: str) -> Reading | None:
+    """A number in another base: ``1011_2``, ``(2F)_{16}``, ``43_{\\text{seven}}``."""
+    match = _BASED.fullmatch(re.sub(r"\\(?:text|mathrm)\s*\{\s*([a-z]+)\s*\}", r"\1", text.replace("{,}", "")))
+    if not match:
+        return None
+    base = match[3] or match[4]
+    return Reading("based", (match[1] or match[2], NUMBER_WORDS.get(base, base)))
+
+
+def _same_based(first: Reading, second: Reading) -> bool | None:
+    """The same digits in the same base; the base may be left out on one side."""
+    if first.kind == second.kind:
+        return tuple(map(str, first.value)) == tuple(map(str, second.value))  # type: ignore[call-overload]
+    based, other = (first, second) if first.kind == "based" else (second, first)
+    return based.value[0] == str(other.value) if other.kind == "number" else None  # type: ignore[index]
+
+
+def _residue(text: str) -> Reading | None:
+    """``x \\equiv 3 \\pmod 7``, ``3 \\bmod 7``, ``1, 3 (mod 7)``."""
+    match = _RESIDUE.fullmatch(text)
+    modulus = None if match is None else expression.value(match[2])
+    if match is None or not isinstance(modulus, Fraction) or modulus <= 0:
+        return None
+    residues = [expression.value(piece) for piece in match[1].split(",")]
+    if not all(isinstance(residue, Fraction) for residue in residues):
+        return None
+    return Reading("residue", (tuple(sorted({residue % modulus for residue in residues})), modulus))  # type: ignore[operator]
 
 
 # ---------------------------------------------------------------------- words
@@ -201,6 +325,12 @@ def _same_number(first: Reading, second: Reading) -> bool:
 
 def _words(text: str) -> Reading | None:
     words = plain_text(_MACROS.sub(r"\1", text)).strip().rstrip(".").strip()
+    same_words = _SYNONYMS.get(" ".join(words.casefold().split()))
+    if same_words is not None or _EMPTY.fullmatch(text):
+        return Reading("words", same_words or NOTHING)
+    number = NUMBER_WORDS.get(words.casefold())
+    if number is not None:
+        return Reading("number", number)
     if _LETTERS.fullmatch(words) and words not in ("NO", "YES", "OR", "AND"):
         return Reading("letters", words)
     overlined = re.fullmatch(r"\\(?:overline|overrightarrow|angle|triangle)\s*\{?\s*([A-Z]{2,})\s*\}?", words)
@@ -219,33 +349,23 @@ def _dots(text: str) -> Reading | None:
 
 
 def _time(text: str) -> Reading | None:
-    match = _TIME.fullmatch(plain_text(text))
-    if not match or int(match[2]) > 59 or int(match[1]) > 24:
+    match = _TIME.fullmatch(plain_text(plain(text)))
+    if not match or int(match[2] or 0) > 59 or int(match[1]) > 24 or not (match[2] or match[3] or match["half"]):
         return None
-    return Reading("time", (int(match[1]), int(match[2])), (match[3] or "").lower())
+    half = (match[3] or {"noon": "p", "midnight": "a"}.get((match["half"] or "").lower(), "")).lower()
+    return Reading("time", (int(match[1]), int(match[2] or 0)), half)
 
 
 def _same_time(first: Reading, second: Reading) -> bool:
     return first.value == second.value and (first.detail == second.detail or "" in (first.detail, second.detail))
 
 
-# ---------------------------------------------------------------------- intervals
+# ---------------------------------------------------------------------- sets and orders
 
 
 def _interval(text: str) -> Reading | None:
-    member = _MEMBER.fullmatch(text)
-    if member:
-        text = member[1]
-    pieces = _UNION.split(text) if _UNION.search(text) else _EITHER.split(text)
-    parts: list[Part] = []
-    sure = bool(member) or len(pieces) > 1
-    for piece in pieces:
-        found = _bracketed(piece) or _inequality(piece)
-        if found is None:
-            return None
-        sure = sure or found[1]
-        parts += found[0]
-    return Reading("interval", _merged(parts), "sure") if sure else None
+    found = read_set(text)
+    return Reading("interval", found.parts, "sure") if found is not None and found.sure else None
 
 
 def _pair(several: Reading) -> Reading | None:
@@ -258,95 +378,18 @@ def _pair(several: Reading) -> Reading | None:
     return Reading("interval", (Part(*values, closed, closed),))
 
 
-def _end(text: str) -> tuple[Number | None, bool] | None:
-    """(end, whether it is finite)."""
-    if _INFINITE.fullmatch(text):
-        return None, False
-    found = expression.value(text)
-    return None if found is None else (found, True)
-
-
-def _bracketed(text: str) -> tuple[list[Part], bool] | None:
-    match = _BRACKETS.fullmatch(text)
-    if not match:
+def _chain(text: str) -> Reading | None:
+    """``a < b < c``, from the smallest."""
+    pieces = RELATIONS.split(text)
+    if len(pieces) < 5:
         return None
-    ends = match[2].split(",")
-    if len(ends) != 2:
+    members, signs = [canonical(piece) for piece in pieces[::2]], [_ORDER.get(sign) for sign in pieces[1::2]]
+    if None in signs or not all(members) or len({sign[0] for sign in signs if sign}) > 1:
         return None
-    low, high = _end(ends[0]), _end(ends[1])
-    if low is None or high is None:
-        return None
-    part = Part(low[0], high[0], match[1] == "[" and low[1], match[3] == "]" and high[1])
-    return [part], (match[1] == "(") != (match[3] == ")") or not (low[1] and high[1])
-
-
-def _inequality(text: str) -> tuple[list[Part], bool] | None:
-    if _UNEQUAL.search(text):
-        sides = _UNEQUAL.split(text)
-        if len(sides) == 2 and _VARIABLE.fullmatch(sides[0]) and (hole := expression.value(sides[1])) is not None:
-            return [Part(None, hole, False, False), Part(hole, None, False, False)], True
-        return None
-    pieces = _RELATION.split(text)
-    if len(pieces) == 5 and _VARIABLE.fullmatch(pieces[2]):
-        ends, signs = [_end(pieces[0]), _end(pieces[4])], [pieces[1], pieces[3]]
-        if None in ends:
-            return None
-        if all(sign in _LESS for sign in signs):
-            return [Part(ends[0][0], ends[1][0], _LESS[signs[0]] and ends[0][1], _LESS[signs[1]] and ends[1][1])], True  # type: ignore[index]
-        if all(sign in _MORE for sign in signs):
-            return [Part(ends[1][0], ends[0][0], _MORE[signs[1]] and ends[1][1], _MORE[signs[0]] and ends[0][1])], True  # type: ignore[index]
-        return None
-    if len(pieces) != 3:
-        return None
-    left, sign, right = pieces
-    size = re.fullmatch(rf"\s*\|\s*{_NAME}\s*\|\s*", left)
-    if size and sign in _LESS and (bound := expression.value(right)) is not None and bound > 0:
-        return [Part(-bound, bound, _LESS[sign], _LESS[sign])], True
-    if _VARIABLE.fullmatch(right) and not _VARIABLE.fullmatch(left):
-        left, right = right, left
-        sign = {"<": ">", "\\lt": ">", ">": "<", "\\gt": "<"}.get(sign) or ("≥" if sign in _LESS else "≤")
-    end = expression.value(right)
-    if not _VARIABLE.fullmatch(left) or end is None or expression.value(left) is not None:
-        return None
-    if sign in _LESS:
-        return [Part(None, end, False, _LESS[sign])], True
-    return [Part(end, None, _MORE[sign], False)], True
-
-
-def _merged(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """In order, those that touch as one."""
-    ordered = sorted(parts, key=lambda part: (part.low is not None, part.low if part.low is not None else Fraction(0)))
-    found: list[Part] = []
-    for part in ordered:
-        last = found[-1] if found else None
-        if last and (
-            last.high is None
-            or part.low is None
-            or part.low < last.high
-            or (part.low == last.high and (part.low_closed or last.high_closed))
-        ):
-            later = last.high is None or (part.high is not None and part.high < last.high)
-            high, closed = (last.high, last.high_closed) if later else (part.high, part.high_closed)
-            if not later and part.high == last.high:
-                closed = part.high_closed or last.high_closed
-            found[-1] = Part(last.low, high, last.low_closed, closed)
-        else:
-            found.append(part)
-    return tuple(found)
-
-
-def _same_parts(first: Reading, second: Reading) -> bool:
-    one, other = first.value, second.value
-    assert isinstance(one, tuple) and isinstance(other, tuple)
-    return len(one) == len(other) and all(_same_part(a, b) for a, b in zip(one, other, strict=True))
-
-
-def _same_part(one: Part, other: Part) -> bool:
-    def ends(a: Number | None, b: Number | None) -> bool:
-        return a is b is None or (a is not None and b is not None and numeric.close(a, b))
-
-    closed = (one.low_closed, one.high_closed) == (other.low_closed, other.high_closed)
-    return closed and ends(one.low, other.low) and ends(one.high, other.high)
+    if signs[0] and signs[0][0] == ">":
+        members.reverse()
+        signs.reverse()
+    return Reading("chain", (*members, *(sign[1] for sign in signs if sign)))
 
 
 # ---------------------------------------------------------------------- several numbers
@@ -354,14 +397,18 @@ def _same_part(one: Part, other: Part) -> bool:
 
 def _several(text: str) -> Reading | None:
     brackets = ""
+    plus_minus = text.split("\\pm")
+    if len(plus_minus) == 2:
+        text = ", ".join(sign.join(plus_minus) for sign in "+-")
     inner = text.replace("\\langle", "(").replace("\\rangle", ")")
     if match := re.fullmatch(r"\s*(\(|\[|\\\{)(.*)(\)|\]|\\\})\s*", inner, re.DOTALL):
         if _balanced(match[2]):
             brackets, inner = match[1][-1] + match[3][-1], match[2]
-    elif match := re.fullmatch(r"\\begin\{(cases|[pb]?matrix)\}(.*)\\end\{\1\}", inner, re.DOTALL):
-        if "&" in match[2]:
+    elif match := re.fullmatch(r"\\begin\{(cases|aligned|[pb]?matrix)\}(.*)\\end\{\1\}", inner, re.DOTALL):
+        rows = match[2].replace("&=", "=") if match[1] == "aligned" else match[2]
+        if "&" in rows:
             return None
-        brackets, inner = "" if match[1] == "cases" else "()", match[2]
+        brackets, inner = "" if match[1] in ("cases", "aligned") else "()", rows
     if re.fullmatch(r"-?\d+,\d+", text):
         return None  # two numbers, or one with a decimal comma
     pieces = [piece.strip() for piece in _SEPARATOR.split(inner)]
@@ -378,6 +425,8 @@ def _several(text: str) -> Reading | None:
         values.append(found.value)
     if not values:
         return None
+    if _OR.search(inner) and all(numeric.close(values[0], other) for other in values[1:]):
+        return Reading("number", values[0])  # one number in two spellings
     return Reading("several", tuple(values), brackets[:1], tuple(names) if all(names) else ())
 
 

@@ -48,6 +48,9 @@ _NAMES = (
     (re.compile(r"\\pmod\s*(?:\{\s*(\w+)\s*\}|(\w))"), r"\\pmod{\1\2}"),
     (re.compile(r"\\(?:color|textcolor)\s*\{[^{}]*\}|\\(?:large|Large|huge|small|bf|rm|it)(?![a-zA-Z])"), ""),
     (re.compile(r"\*\*"), "^"),
+    (re.compile(r"\{:\}"), ":"),
+    (re.compile(r"\\(?:hspace|vspace|phantom)\s*\{[^{}]*\}"), ""),
+    (re.compile(r"\\(?:framebox|fbox|bm|boldsymbol|underline)\s*\{([^{}]*)\}"), r"\1"),
 )
 _ROOT = re.compile(r"√\s*(\d+|[a-zA-Z]|\([^()]*\))")
 

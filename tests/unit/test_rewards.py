@@ -85,9 +85,9 @@ def test_without_a_ground_truth_the_answer_is_only_read(style: str) -> None:
 
 def test_a_verifier_that_takes_too_long_leaves_the_answer_for_the_vote(caplog: pytest.LogCaptureFixture) -> None:
     started = time.monotonic()
-    result = score(r"\boxed{9^{9^{9}}}", r"\pi", timeout=0.5)
+    result = score(r"\boxed{9^{9^{9^{9}}}}", r"\pi", timeout=0.5)
     assert time.monotonic() - started < 30
-    assert (result.correct, result.answer, result.formatted) == (False, "9^{9^{9}}", True)
+    assert (result.correct, result.answer, result.formatted) == (False, "9^{9^{9^{9}}}", True)
     assert result.error == "timeout: tempo_verl.rewards.algebra:judge took longer than 0.5 s"
     assert result.error in caplog.text
 
@@ -228,9 +228,9 @@ def test_an_answer_that_never_finishes_is_wrong_and_told(compose, tokenizer) -> 
     config = compose(["tempo.verifier.timeout=0.5"])
     data = rollout(tokenizer, "5", {"style": "math", "ground_truth": r"\pi"})
     started = time.monotonic()
-    result = asyncio.run(TempoRewardManager(config, Says(r"\boxed{9^{9^{9}}}")).run_single(data))
+    result = asyncio.run(TempoRewardManager(config, Says(r"\boxed{9^{9^{9^{9}}}}")).run_single(data))
     assert time.monotonic() - started < 30
     assert result["reward_score"] == 0.0
     info = result["reward_extra_info"]
     assert info.pop("verifier_error") == "timeout: tempo_verl.rewards.algebra:judge took longer than 0.5 s"
-    assert info == {"acc": 0.0, "pred": "9^{9^{9}}", "format": 1.0, "style": "math", "data_source": "test"}
+    assert info == {"acc": 0.0, "pred": "9^{9^{9^{9}}}", "format": 1.0, "style": "math", "data_source": "test"}
