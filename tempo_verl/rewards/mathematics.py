@@ -34,8 +34,8 @@ _CUE_IN_BOX = re.compile(
 # What an answer is not, or not quite: "not 12", "at least 12", "twice 12", "12 minus x"
 _NOT_IT = re.compile(
     r"\b(?:not|isn't|cannot|can't|couldn't|neither|greater|larger|smaller|bigger|more|less|fewer|least|most"
-    r"|squared|cubed|factorial"
-    r"|twice|thrice|double|half of|square root|cube root|reciprocal|between|minus [a-z]\b|plus|divided|unknown|undecided)\b"
+    r"|squared|cubed|factorial|twice|thrice|double|half of|square root|cube root|reciprocal|between|minus [a-z]\b|plus"
+    r"|divided|unknown|undecided)\b"
     r"|n['’]t\b",
     re.IGNORECASE,
 )

@@ -160,7 +160,8 @@ def test_an_answer_in_prose(response: str, truth: str) -> None:
 @pytest.mark.parametrize(
     "answer",
     ["6x", "6 x", "6xy", "6n", "6i", "6v_0", "6gh", "0.6mv^2", r"6\,\alpha", "6πr", "6RT", "6 Z^2",
-     "6 hours 20 minutes", "6 out of 9", "1 in 6", "6 x 9", "6 million", "x = 2, y = 6", "x = 2 or x = 6", "6 and a half"],
+     "6 hours 20 minutes", "6 out of 9", "1 in 6", "6 x 9", "6 million", "x = 2, y = 6", "x = 2 or x = 6",
+     "6 and a half"],
 )  # fmt: skip
 def test_a_number_is_never_part_of_an_expression(answer: str) -> None:
     for truth in ("6", "0.6"):
