@@ -189,10 +189,13 @@ def _trained(run: Run, config: DictConfig) -> int | None:
     """``tempo.rounds`` if a run in this folder has trained as many, and its predictions are there; else None."""
     if not (run.folder / "config.yaml").is_file() or config.trainer.val_only or config.trainer.resume_mode != "auto":
         return None
-    method, checkpoint = read_settings(config), restored_checkpoint(config)
-    if checkpoint is None or round_of(checkpoint) != method.settings.rounds or lacks_predictions(method, checkpoint):
+    method, checkpoint, status = read_settings(config), restored_checkpoint(config), read_status(run.status)
+    rounds = method.settings.rounds
+    if checkpoint is None or lacks_predictions(method, checkpoint):
         return None
-    return method.settings.rounds
+    # with keep=best the last checkpoint may be of an earlier round
+    trained = status.round if status.state == "done" else round_of(checkpoint)
+    return rounds if trained == rounds else None
 
 
 def write_run_info(folder: Path, command: str, seconds: dict[str, float], seed: int | None = None) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -793,8 +794,9 @@ def test_a_checkpoint_that_is_gone_is_not_gone_on_from(changed: Callable[..., Di
     check_resume(config, read_settings(config))
 
 
+@pytest.mark.parametrize("kept", [2, 1], ids=["the last round", "the best round"])
 def test_a_finished_run_folder_is_told_and_left_as_it_is(
-    changed: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changed: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
 ) -> None:
     run, console = launch.Run(tmp_path), Console(record=True, width=500)
 
@@ -807,7 +809,8 @@ def test_a_finished_run_folder_is_told_and_left_as_it_is(
     monkeypatch.setattr(launch, "resolve_config", compose)
     monkeypatch.setattr(launch.subprocess, "Popen", lambda *arguments, **options: pytest.fail("training was started"))
     OmegaConf.save(compose(run.overrides()), run.folder / "config.yaml", resolve=True)
-    resumable(run.checkpoints, 2)
+    resumable(run.checkpoints, kept)
+    run.status.write_text(json.dumps({"state": "done", "round": 2, "rounds": 2}))
     run.predictions.touch()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     assert launch.run_training(run, [], console, title="training") == 0.0
@@ -817,5 +820,5 @@ def test_a_finished_run_folder_is_told_and_left_as_it_is(
 
     with pytest.raises(UserError, match=r"holds a run with other settings"):
         launch.run_training(run, ["tempo.unlabeled.seed=9"], console, title="training")
-    with pytest.raises(UserError, match=r"is trained for 2 rounds already, tempo\.rounds=1"):
+    with pytest.raises(UserError, match=rf"is trained for {kept} rounds already, tempo\.rounds=1"):
         launch.run_training(run, ["tempo.rounds=1"], console, title="training")
