@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Context, Decimal, DivisionByZero, InvalidOperation, Overflow, Underflow, localcontext
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 Number = Fraction | Decimal
 NUMBER = (Fraction, Decimal)
 
 DIGITS = 60  # of a number that is not rational
-MOST_BITS = 100_000  # of a numerator or denominator that is kept exactly
+MOST_BITS = 40_000  # of a numerator or denominator that is kept exactly
 NOTHING = Decimal("1e-50")  # a sine or cosine below is 0
 PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899")
 CONTEXT = Context(prec=DIGITS, Emax=10**9, Emin=-(10**9), traps=[InvalidOperation, DivisionByZero, Overflow, Underflow])
@@ -156,13 +157,14 @@ def _whole_root(number: int, degree: int) -> int | None:
     return root if root**degree == number else None
 
 
+@lru_cache
 def factorial(number: Number) -> Number:
     """Of a whole number up to 20,000."""
     if not (isinstance(number, Fraction) and number.denominator == 1 and 0 <= number <= 20_000):
         raise NoNumber
-    if number <= 7000:
+    if number <= 3500:
         return Fraction(math.factorial(int(number)))
-    return math.prod(map(Decimal, range(7001, int(number) + 1)), start=Decimal(math.factorial(7000)))
+    return math.prod(map(Decimal, range(3501, int(number) + 1)), start=Decimal(math.factorial(3500)))
 
 
 def choose(n: Number, k: Number) -> Number:

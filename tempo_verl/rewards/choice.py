@@ -30,12 +30,13 @@ _OTHER = re.compile(
 _NAMED = re.compile(
     r"^(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)\s?(?:is\b)?\s?:?\s?(?=\W{,3}[A-Za-z]\b)", re.IGNORECASE
 )
+UNMARKED_WINDOW = 10_000  # characters at the end of a response in which an answer that is not marked is looked for
 _SIZE = re.compile(r"\\(?:large|Large|huge|bf|rm|it|tt|displaystyle)(?![a-zA-Z])")
 
 # In prose: letters, then what may follow them. "A" and "I" before a word may be no letters ("A cat", "I think"), unless
 # the word begins a reason or says that the option is right. White space is bounded: no response may make it expensive.
 _LETTERS = (
-    r"(?P<letters>\(?[A-Z]\)?(?:\s{,3}(?:[,;&、]\s{,3}(?:and\b)?|and\b)\s{,3}\(?[A-Z]\)?(?![A-Za-z]))*"
+    r"(?P<letters>\(?[A-Z]\)?(?:\s{,3}(?:[,;&、]\s{,3}(?:and\b)?|and\b)\s{,3}\(?[A-Z]\)?(?![A-Za-z])){,25}"
     r"|[A-J]{2,6}(?![A-Za-z]))"
 )
 _RIGHT = r"(?:the\s)?(?:only\s)?(?:correct|right|best)\b"
@@ -217,6 +218,7 @@ def _plain(answer: str) -> str:
 
 
 def _named_in_prose(text: str, cues_only: bool = False) -> str | None:
+    text = text[-UNMARKED_WINDOW:]
     bold = _BOLD.findall(text)
     text = re.sub(r"\\[()\[\]]", " ", re.sub(r'[*_`$"“”]', "", ascii_signs(text)))
     text = re.sub(r"\\(?:text|textbf|mathbf|mathrm)\s?\{([^{}]{,20})\}", r"\1", text)

@@ -40,7 +40,7 @@ _NOT_IT = re.compile(
     re.IGNORECASE,
 )
 _NEGATIVE = re.compile(r"^(?:minus|negative)\s+(?=[\d$\\])", re.IGNORECASE)
-_TWO = re.compile(r"\b(?:is|are|=)\s*\$?-?\d[^.]*?\band\b[^.]*?\b(?:is|are)\s*\$?-?\d[\d,]*\$?\s*\.?\s*$")
+_TWO = re.compile(r"\b(?:is|are|=)\s*\$?-?\d[^.]{,80}?\band\b[^.]{,80}?\b(?:is|are)\s*\$?-?\d[\d,]*\$?\s*\.?\s*$")
 _DENIED = re.compile(r"\banswer\s+(?:isn['’]t|is\s+not|can(?:no|['’])t|could\s+not|is\s+unknown)", re.IGNORECASE)
 _LINK = re.compile(r"\b(?:is|are|hence|thus|therefore|equals|so)\b[,:]?\s+|[:：⇒→]\s*", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<!\\)[.!](?=\s)|[。！]|,?\s+(?:because|since|which|as)\b")
@@ -96,7 +96,7 @@ def _stated(text: str) -> tuple[str | None, bool]:
     """
     tail = cued_answer(text)
     cued = tail is not None
-    line = last_line(text) or ""
+    line = (last_line(text) or "")[-500:]
     if _DENIED.search(line) or (not cued and _TWO.search(line)):
         return None, True
     if tail is None:

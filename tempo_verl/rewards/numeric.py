@@ -33,6 +33,9 @@ def fingerprint(text: str) -> Print | None:
     Expressions with the same one are equal wherever both are defined. The last value is ``None`` where the expression
     is not defined for negative letters.
     """
+    number = evaluate(text, {})
+    if number is not None:
+        return (number,) * (len(_POINTS) + 1)
     found = tuple(evaluate(text, point) for point in _POINTS)
     return None if None in found else (*found, evaluate(text, _NEGATIVE))
 
