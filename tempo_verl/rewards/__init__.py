@@ -116,6 +116,9 @@ def score(
     except VerifierFailure as failure:
         logger.warning("no verdict on a response, which counts as wrong: %s", failure)
         return Score(False, marked, marked is not None, str(failure))
+    except (ArithmeticError, RecursionError) as error:  # a defect of ours, counted and told; no response ends a run
+        logger.warning("no verdict on a response, which counts as wrong: %s", error)
+        return Score(False, marked, marked is not None, f"error: {type(error).__name__}: {error}")
     except ValueError as error:
         raise UserError(f"ground_truth={ground_truth!r:.60} is of no use to style={style}: {error}") from error
     in_place = answer is not None if ":" in style or style == "grid" else marked is not None

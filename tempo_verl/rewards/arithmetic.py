@@ -16,6 +16,7 @@ NUMBER = (Fraction, Decimal)
 
 DIGITS = 60  # of a number that is not rational
 MOST_BITS = 40_000  # of a numerator or denominator that is kept exactly
+LEAST_SHARE = Decimal("1e-40")  # of a term in a sum that is not rational
 NOTHING = Decimal("1e-50")  # a sine or cosine below is 0
 PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899")
 CONTEXT = Context(prec=DIGITS, Emax=10**9, Emin=-(10**9), traps=[InvalidOperation, DivisionByZero, Overflow, Underflow])
@@ -78,6 +79,20 @@ def scaled(number: Number, factor: Fraction) -> Number:
         return both(number, factor, lambda one, other: one * other)
 
 
+def added(first: Any, second: Any, sign: int = 1) -> Any:
+    """The sum or, with a negative ``sign``, the difference.
+
+    Raises:
+        NoNumber: 60 digits are too few for both.
+    """
+    found = both(first, second, lambda one, other: one + sign * other)
+    if isinstance(found, Decimal) and first and second:
+        sizes = sorted(abs(decimal(term)) for term in (first, second))
+        if sizes[0] < LEAST_SHARE * sizes[1]:
+            raise NoNumber
+    return found
+
+
 def bounded(number: Number) -> Number:
     """The number, with 60 digits where it takes too many to keep it exactly."""
     if isinstance(number, Fraction):
@@ -126,8 +141,11 @@ def _complex_power(base: Number | Complex, exponent: Number | Complex) -> Comple
     if not (isinstance(exponent, Fraction) and exponent.denominator == 1 and abs(exponent) <= 200):
         raise NoNumber
     found = one = lifted(Fraction(1))
-    for _ in range(abs(int(exponent))):
-        found = found * lifted(base)
+    factor, left = lifted(base), abs(int(exponent))
+    while left:
+        if left % 2:
+            found = found * factor
+        factor, left = factor * factor, left // 2
     return found if exponent >= 0 else one / found
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from decimal import localcontext
+from decimal import Decimal, localcontext
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from tempo_verl.rewards.arithmetic import (
     E,
     NoNumber,
     Number,
+    added,
     both,
     choose,
     factorial,
@@ -32,13 +33,14 @@ from tempo_verl.rewards.arithmetic import (
 )
 
 LONGEST = 300  # characters of an expression
+LARGEST_EXPONENT = 10**8
 DEEPEST = 40  # brackets in brackets
 IMAGINARY: Any = Complex(Fraction(0), Fraction(1))
 
 _TOKENS = re.compile(
     r"""
     (?P<space>\s+)
-  | (?P<number>(?:\d{1,3}(?:(?:,|\{,\}|\\,)\d{3})+|\d{1,2}(?:,\d{2})+,\d{3}|\d+)(?:\.\d*)?|\.\d+)
+  | (?P<number>(?:[1-9]\d{,2}(?:(?:,|\{,\}|\\,)\d{3})+|\d{1,2}(?:,\d{2})+,\d{3}|\d+)(?:\.\d*)?|\.\d+)
   | (?P<command>\\[a-zA-Z]+|\\[%])
   | (?P<word>[a-zA-Z]+)
   | (?P<sign>\*\*|[-+*/^!%(){}\[\]|:÷×·⋅√∛π_=,])
@@ -92,9 +94,17 @@ def evaluate(text: str, variables: Mapping[str, Number]) -> Number | Complex | N
         return None
     try:
         with localcontext(CONTEXT):
-            return _Reader(_tokens(_prepared(text)), variables).read()
+            return _in_reach(_Reader(_tokens(_prepared(text)), variables).read())
     except (NoNumber, ArithmeticError, ValueError, RecursionError):
         return None
+
+
+def _in_reach(number: Number | Complex) -> Number | Complex:
+    """The number, if others can be compared with it: a product or a difference must not leave the exponents' range."""
+    for part in (number.real, number.imaginary) if isinstance(number, Complex) else (number,):
+        if isinstance(part, Decimal) and part and abs(part.adjusted()) > LARGEST_EXPONENT:
+            raise NoNumber
+    return number
 
 
 def _prepared(text: str) -> str:
@@ -117,6 +127,30 @@ def _repeating(match: re.Match[str]) -> str:
     below = (10 ** len(period) - 1) * 10 ** len(fixed)
     above = int(whole + fixed + period) - int(whole + fixed)
     return f"({above}/{below})"
+
+
+_WORDS = frozenset(
+    (
+        "to",
+        "if",
+        "in",
+        "is",
+        "at",
+        "of",
+        "by",
+        "or",
+        "and",
+        "not",
+        "for",
+        "the",
+        "det",
+        "gcd",
+        "lcm",
+        "max",
+        "min",
+        "mod",
+    )
+)
 
 
 class _Token(NamedTuple):
@@ -185,7 +219,7 @@ class _Reader:
         found = self._product()
         while self._peek() in ("+", "-"):
             sign = 1 if self._take() == "+" else -1
-            found = both(found, self._product(), lambda one, other, sign=sign: one + sign * other)
+            found = added(found, self._product(), sign)
         return found
 
     def _product(self) -> Number:
@@ -266,6 +300,8 @@ class _Reader:
             return self._mixed(self._number())
         if text in ("(", "[", "{"):
             self._take()
+            if text != "{" and "," in self._peek() and self._peek(1) in (")", "]"):
+                raise NoNumber  # (3,100) is a pair
             return self._inside({"(": ")", "[": "]", "{": "}"}[text])
         if text == "|":
             self._take()
@@ -303,6 +339,7 @@ class _Reader:
             kind == "word"
             and 1 < len(text) <= 3
             and text not in FUNCTIONS
+            and text not in _WORDS
             and all(sign in self._variables or sign == "i" for sign in text)
         ):
             self._tokens[self._at : self._at + 1] = [_Token(sign, "word", False) for sign in text]

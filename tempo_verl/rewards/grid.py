@@ -32,7 +32,10 @@ def solution(ground_truth: str) -> Cells:
     Raises:
         ValueError: it is no such JSON.
     """
-    cells = _cells(json.loads(ground_truth))
+    try:
+        cells = _cells(json.loads(ground_truth))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if not cells:
         raise ValueError("no table in it")
     return cells

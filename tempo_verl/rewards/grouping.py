@@ -49,7 +49,7 @@ def _plain(answer: str, style: str) -> Hashable:
     if style == "text":
         return as_text(answer)
     if style == "number":
-        number = quantity.quantity(answer)
+        number = quantity.quantity(answer.replace("\\%", "").replace("%", ""))
         return answer if number is None else numeric.as_key(number)
     return answer
 

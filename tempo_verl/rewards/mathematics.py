@@ -27,8 +27,8 @@ _FUNCTION = re.compile(r"(?<![\\a-zA-Z])(pi|infinity|ln|log|sin|cos|tan|exp)(?![
 LONGEST_STATED = 120  # characters of an answer that is not marked
 
 _CUE_IN_BOX = re.compile(
-    r"^\s*(?:\\(?:text|textbf|mathrm|textrm)\s*\{)?\s*(?:the\s+)?(?:final\s+)?"
-    r"answer(?:\s+is)?\s*:?\s*(?:\}\s*:?)?\s*(?=[^\s}])",
+    r"^(?:\\(?:text|textbf|mathrm|textrm) ?\{ ?)?(?:the )?(?:final )?answer"
+    r"(?: is)?(?: ?:)?(?: ?\})?(?: ?:)? ?(?=[^ }])",
     re.IGNORECASE,
 )
 # What an answer is not, or not quite: "not 12", "at least 12", "twice 12", "12 minus x"
@@ -77,7 +77,9 @@ def check(response: str, ground_truth: str | None, timeout: float) -> tuple[bool
 
 def _uncued(marked: str | None) -> str | None:
     """``\\boxed{\\text{The answer is }12}`` is 12."""
-    return _CUE_IN_BOX.sub("", marked, count=1) if marked else marked
+    if not marked or "answer" not in marked.casefold():
+        return marked
+    return _CUE_IN_BOX.sub("", " ".join(marked.split()), count=1)
 
 
 def _judge(answer: str, truth: str | None, timeout: float) -> tuple[bool, str | None]:

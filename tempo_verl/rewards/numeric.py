@@ -10,6 +10,7 @@ from tempo_verl.rewards.arithmetic import CONTEXT, Complex, Number, decimal, lif
 from tempo_verl.rewards.expression import evaluate
 
 AGREEING = Decimal("1e-45")  # relative difference of two numbers that count as equal, where one is not rational
+MOST_PLACES = 1000  # that anybody writes
 FEWEST_PLACES = 6  # of a decimal that stands for a number that no decimal can write out
 
 # Points for the letters of an expression, far from simple. At the first two all are positive, so that roots and
@@ -100,17 +101,26 @@ def _places(number: Number) -> int | None:
     """Decimal places that write a number out; ``None`` where no number of them does."""
     if not isinstance(number, Fraction):
         return None
-    below, counts = number.denominator, [0, 0]
-    for which, factor in enumerate((2, 5)):
-        while below % factor == 0:
-            below //= factor
-            counts[which] += 1
-    return max(counts) if below == 1 else None
+    below = number.denominator
+    twos = (below & -below).bit_length() - 1
+    below >>= twos
+    if below.bit_length() > MOST_PLACES or twos > MOST_PLACES:
+        return None
+    fives = 0
+    while below % 5 == 0:
+        below, fives = below // 5, fives + 1
+    return max(twos, fives) if below == 1 else None
 
 
 def as_key(number: Number) -> str:
     """One text for numbers that are :func:`equal`, but for those at the edge of the forty-fifth digit."""
     if isinstance(number, Fraction):
-        return f"{number.numerator:x}/{number.denominator:x}"  # Python writes no decimal of more than 4,300 digits
+        if max(abs(number.numerator), number.denominator).bit_length() < 10_000:
+            return str(number)
+        return f"{number.numerator:x}/{number.denominator:x} (hex)"  # Python writes no more than 4,300 decimal digits
+    if abs(number.adjusted()) < 20:  # such as the sine of 30 degrees
+        simple = Fraction(number).limit_denominator(10**6)
+        if equal(simple, number):
+            return str(simple)
     with localcontext(Context(prec=44, Emax=10**9, Emin=-(10**9))):
         return f"{(+number).normalize():E}"

@@ -116,7 +116,7 @@ def read(answer: str) -> Reading | None:
         return None
     answer = answer.replace(",\\!", ",")
     text = _LOOKS.sub(" ", _REASON.split(ascii_signs(answer).replace("$", " "))[0]).strip().rstrip(".").strip()
-    for reader in (_dots, _time, _based, _residue, _quantities, _number, _interval, _words, _several, _chain):
+    for reader in (_dots, _time, _based, _residue, _number, _quantities, _interval, _words, _several, _chain):
         found = reader(text)
         if found is not None:
             return found
@@ -160,7 +160,7 @@ def same(first: Reading | None, second: Reading | None) -> bool | None:
         return False if pair is None else same_parts(interval.value, pair.value)  # type: ignore[arg-type]
     if kinds == {"number", "several"}:
         several = first if first.kind == "several" else second
-        return False if len(set(map(str, several.value))) > 1 else None  # type: ignore[call-overload]
+        return False if len(set(several.value)) > 1 else None
     return False if "dots" in kinds and kinds & {"several", "number"} else None
 
 
@@ -305,7 +305,7 @@ def _same_based(first: Reading, second: Reading) -> bool | None:
     if first.kind == second.kind:
         return tuple(map(str, first.value)) == tuple(map(str, second.value))  # type: ignore[call-overload]
     based, other = (first, second) if first.kind == "based" else (second, first)
-    return based.value[0] == str(other.value) if other.kind == "number" else None  # type: ignore[index]
+    return expression.value(based.value[0]) == other.value if other.kind == "number" else None
 
 
 def _residue(text: str) -> Reading | None:
@@ -446,10 +446,9 @@ def _same_several(first: Reading, second: Reading) -> bool | None:
         return False
     if {first.detail, second.detail} == {"(", "["}:
         return False
-    distinct = len(set(first.names)) == len(first.names) > 0 and set(first.names) == set(second.names)
-    if distinct:
-        named = dict(zip(second.names, other, strict=True))
-        return all(numeric.close(value, named[name]) for name, value in zip(first.names, one, strict=True))
+    if first.names and second.names and len(set(first.names)) > 1:
+        pairs, others = (list(zip(found.names, found.value, strict=True)) for found in (first, second))
+        return _same_members(pairs, others, lambda a, b: a[0] == b[0] and numeric.close(a[1], b[1]))
     ordered = "(" in (first.detail, second.detail) or "[" in (first.detail, second.detail)
     if ordered:
         return len(one) == len(other) and all(numeric.close(a, b) for a, b in zip(one, other, strict=True))

@@ -17,6 +17,7 @@ _CURRENCY = re.compile(r"\\?\$|[€£¥]")
 _DROPPED = re.compile(r"(\\\\)|\\(?:left|right|displaystyle)(?![a-zA-Z])|\\[!,;: ]|~|\{,\}")
 _FRACTIONS = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _LOOSE_SPACE = re.compile(r"\s*([^\w\s\\])\s*")
+_TWO_NUMBERS = re.compile(r"(?<=\d)\s*,\s+\d{3}(?!\d)")
 _SYMBOLS = str.maketrans(
     {
         "π": r"\pi ",
@@ -67,7 +68,8 @@ def canonical(answer: str) -> str:
     answer = " ".join(answer.split()).rstrip(". ")
     if _THOUSANDS.fullmatch(answer):
         answer = answer.replace(",", "").replace(" ", "")
-    answer = _LOOSE_SPACE.sub(r"\1", answer)
+    # a space behind a comma stays where without it two numbers would be one: "1, 200"
+    answer = _LOOSE_SPACE.sub(lambda match: ", " if _TWO_NUMBERS.match(answer, match.start()) else match[1], answer)
     if INTEGER.fullmatch(answer):
         sign, digits = ("-" if answer.startswith("-") else ""), answer.lstrip("+-").lstrip("0")
         answer = sign + digits if digits else "0"
