@@ -36,7 +36,7 @@ _SIZE = re.compile(r"\\(?:large|Large|huge|bf|rm|it|tt|displaystyle)(?![a-zA-Z])
 # In prose: letters, then what may follow them. "A" and "I" before a word may be no letters ("A cat", "I think"), unless
 # the word begins a reason or says that the option is right. White space is bounded: no response may make it expensive.
 _LETTERS = (
-    r"(?P<letters>\(?[A-Z]\)?(?:\s{,3}(?:[,;&、]\s{,3}(?:and\b)?|and\b)\s{,3}\(?[A-Z]\)?(?![A-Za-z])){,25}"
+    r"(?P<letters>\(?[A-Z]\)?(?:(?:\s{,3}[,;&、]\s{,3}(?:and\s{1,3})?|\s{1,3}and\s{1,3})\(?[A-Z]\)?(?![A-Za-z])){,25}"
     r"|[A-J]{2,6}(?![A-Za-z]))"
 )
 _RIGHT = r"(?:the\s)?(?:only\s)?(?:correct|right|best)\b"
