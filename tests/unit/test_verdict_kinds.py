@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tempo_verl.rewards import groups, score
@@ -231,3 +233,26 @@ def test_a_choice_that_is_made(response: str, letters: str) -> None:
 def test_a_letter_that_is_not_chosen(response: str) -> None:
     assert not score(response, "D", "choice").correct
     assert not score(response, "A", "choice").correct
+
+
+# ---------------------------------------------------------------------- no response raises, or takes long
+
+
+@pytest.mark.parametrize(
+    ("response", "style"),
+    [
+        (r"\boxed{7000!, 1}", "math"),
+        (r"\boxed{" + "20000!+" * 17 + "1 1" + "°" * 40 + "}", "math"),
+        (r"\boxed{(((1.5+i)^{200})^{200})^{200}}", "math"),
+        ("x is 1 and " * 2000 + "z", "math"),
+        (r"\boxed{\text{answer" + " " * 2000 + "}}", "math"),
+        (("20000!+" * 12 + "1 1 " + "(" * 20 + " a ") * 2, "number"),
+        ("A, " * 20_000, "choice"),
+        ("(A) or (B), option C is not " * 2000, "choice"),
+    ],
+)
+def test_our_own_readers_are_quick(response: str, style: str) -> None:
+    """They run where no time limit holds. Measured: at most .2 s."""
+    started = time.process_time()
+    assert not score(response, "11", style).correct
+    assert time.process_time() - started < 3
