@@ -103,7 +103,7 @@ def test_parts_and_joined_batches_know_what_was_read(queue: Queue) -> None:
 def test_answers_are_compared_once_and_synthetic_rows_have_none(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     compared = []
 
-    def one_spelling(answers: list[str], *_: list[str]) -> list[str]:
+    def one_spelling(answers: list[str], *_: list[str], timeout: float) -> list[str]:
         compared.append(answers)
         return ["same"] * len(answers)
 

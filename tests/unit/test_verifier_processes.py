@@ -186,7 +186,7 @@ def test_starting_a_child_and_importing_a_verifier_are_not_its_own_time(
     assert score("5", "5", "slow_verifier:judge", timeout=1).error is None
     assert time.monotonic() - started > 1.8  # both were slow indeed
     started = time.monotonic()
-    assert check_ground_truth(r"\frac{1}{2}", timeout=1) is None
+    assert check_ground_truth("x^2 + y", timeout=1) is None  # one that takes algebra
     assert time.monotonic() - started > 1.2
     assert score(r"\boxed{\frac{2}{4}}", r"\frac{1}{2}", timeout=1) == Score(True, r"\frac{2}{4}", formatted=True)
 
