@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ from tempo_verl.config.layout import roles
 from tempo_verl.data.validation import HDFS, Questions, check_disjoint, read_judging_sources, read_questions
 from tempo_verl.errors import UserError
 from tempo_verl.methods import Method
-from tempo_verl.rewards import check_ground_truth, check_style
-from tempo_verl.rewards.process import most
+from tempo_verl.rewards import check_style, useless
 from tempo_verl.trainer.checkpoints import Checkpoints
 
 # Settings of verl that would remove checkpoints, or end them late, beside tempo.checkpoint.keep: field, neutral value.
@@ -110,21 +108,15 @@ def check_truths(questions: dict[str, Questions], timeout: float) -> None:
         UserError: how many are of no use to their verifier, and the first.
     """
     for field, asked in questions.items():
-        answers = zip(asked.truths, asked.styles, map(tuple, (options or () for options in asked.options)), strict=True)
-        rows = {answer: row for row, answer in reversed(list(enumerate(answers))) if answer[0] is not None}
-
-        def why_not(answer: tuple) -> str | None:
-            truth, style, options = answer
-            return check_ground_truth(truth, style, options=options, timeout=timeout)
-
-        with ThreadPoolExecutor(most()) as threads:  # a comparison waits for a child process
-            found = dict(zip(rows, threads.map(why_not, rows), strict=True))
-        useless = sorted((rows[answer], answer[0], answer[1], why) for answer, why in found.items() if why)
-        if useless:
-            row, truth, style, why = useless[0]
+        found = useless(asked.truths, asked.styles, asked.options, timeout=timeout)
+        if found:
+            row, why = min(found.items())
+            answers = list(zip(asked.truths, asked.styles, map(str, asked.options), strict=True))
+            given = {answer for answer in answers if answer[0] is not None}  # different ones
             raise UserError(
-                f"{field}: {len(useless)} of {len(found)} ground truths are of no use to their verifier (first: row "
-                f"{row}, {truth!r:.60} as style={style}: {why}); mend them, or take these rows out"
+                f"{field}: {len({answers[number] for number in found})} of {len(given)} ground truths are of no use to "
+                f"their verifier (first: row {row}, {asked.truths[row]!r:.60} as style={asked.styles[row]}: {why}); mend "
+                "them, or take these rows out"
             )
 
 

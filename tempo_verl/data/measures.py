@@ -20,8 +20,6 @@ _TOLERANCE = re.compile(r"\+?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*\\?%?")
 _POWER = re.compile(
     r"(?:\\times\b|\\cdot\b|[×x*·]|\s)*10\s*(?:\^|\*\*)\s*(?:\{\s*([-+]?\s*\d+)\s*\}|([-+]?\d+))\s*(?:\\times\b|\\cdot\b|[×*·])?"
 )
-_SUPERSCRIPT = re.compile("[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _WORDS = re.compile(r"[^\W\d_]+")
 _NO_UNIT = {"", "none", "null", "nan", "-", "1", "dimensionless", "unitless"}
 
@@ -93,7 +91,7 @@ def _first(fields: dict[str, Any], names: tuple[str, ...]) -> tuple[str | None, 
 
 def _unit(text: str) -> tuple[int, str]:
     """(power of ten, the rest) of a unit such as ``10^3 J`` or ``$ 10^{-7} \\mathrm{~m}$``."""
-    text = _SUPERSCRIPT.sub(lambda match: f"^{match[0].translate(_SUPERSCRIPTS)}", text)
+    text = expression.SUPERSCRIPT.sub(lambda match: f"^{match[0].translate(expression.SUPERSCRIPTS)}", text)
     text = ascii_signs(text).strip()
     if text.strip("\\") == "$":
         return 0, "dollars"

@@ -15,7 +15,7 @@ from tempo_verl.data.overlap import question_hash
 from tempo_verl.data.validation import prompt_text, read_rows, struct
 from tempo_verl.errors import UserError
 from tempo_verl.evaluation.engines import first_line
-from tempo_verl.rewards import check_ground_truth, check_style, options_of, style_of
+from tempo_verl.rewards import check_style, options_of, style_of, useless
 
 
 @dataclass(frozen=True)
@@ -68,15 +68,13 @@ def load_questions(
         raise UserError(f"{field}={', '.join(map(str, files))}: no questions in it; give a file with at least one row")
     for style in {question.style for question in questions}:
         check_style(style)
-    for question in questions:
-        if question.ground_truth is None:
-            continue
-        why = check_ground_truth(question.ground_truth, question.style, options=question.options)
-        if why is not None:
-            raise UserError(
-                f"{field}: row {question.index} has a ground truth of no use to style={question.style} ({why}); "
-                "mend it, or leave it empty"
-            )
+    found = useless([q.ground_truth for q in questions], [q.style for q in questions], [q.options for q in questions])
+    if found:
+        row, why = min(found.items())
+        raise UserError(
+            f"{field}: row {row} has a ground truth of no use to style={questions[row].style} ({why}); mend it, or "
+            "leave it empty"
+        )
     return questions
 
 

@@ -223,6 +223,7 @@ def _read_validation(path: Path, sets: Mapping[str, str], notes: list[str]) -> V
         if int(index) >= sessions[prompt].get(session, (-1, row))[0]:
             sessions[prompt][session] = (int(index), row)
     questions = [[row for _, row in outputs.values()] for outputs in sessions.values()]
+    _respell(questions)
     texts = [rows[0]["input"].strip() for rows in questions]
     names = [sets.get(t) or str(r[0].get("data_source", OTHER_SET)) for t, r in zip(texts, questions, strict=True)]
     if sets and (unassigned := names.count(OTHER_SET)):
@@ -232,6 +233,20 @@ def _read_validation(path: Path, sets: Mapping[str, str], notes: list[str]) -> V
     for name, key, rows in zip(names, question_keys(texts), questions, strict=True):
         validation[name][key] = _measures(rows, n[name])
     return dict(validation)
+
+
+def _respell(questions: Sequence[Sequence[dict[str, Any]]]) -> None:
+    """Give answers that say the same one spelling within a question, as in training, where rows name their verifier."""
+    known = [(str(at), row) for at, rows in enumerate(questions) for row in rows if row.get("style") and "pred" in row]
+    spelled = one_spelling(
+        [_answer(row) for _, row in known], [at for at, _ in known], [row["style"] for _, row in known]
+    )
+    for (_, row), answer in zip(known, spelled, strict=True):
+        row["pred"] = answer
+
+
+def _answer(row: Mapping[str, Any]) -> str | None:
+    return None if row["pred"] is None else str(row["pred"]).strip() or None
 
 
 def _measures(rows: Sequence[Mapping[str, Any]], n: int) -> Measures:
@@ -245,9 +260,7 @@ def _measures(rows: Sequence[Mapping[str, Any]], n: int) -> Measures:
     correct = [(row["acc"] if _is_number(row.get("acc")) else row["score"]) > 0.5 for row in rows] + [False] * failed
     answers: list[str | None] | None = None
     if all("pred" in row for row in rows):
-        found = [None if row["pred"] is None else str(row["pred"]).strip() or None for row in rows]
-        if all(row.get("style") for row in rows):  # as in training: answers that say the same are one
-            found = one_spelling(found, [""] * len(rows), [row["style"] for row in rows])
+        found = [_answer(row) for row in rows]
         answers = found + [None] * failed
     measured = question_measures(answers, correct, ks=[n])
     names = {

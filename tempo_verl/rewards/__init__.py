@@ -211,6 +211,32 @@ def check_ground_truth(
     return None
 
 
+def useless(
+    truths: Sequence[str | None],
+    styles: Sequence[str],
+    options: Sequence[Sequence[str] | None],
+    *,
+    timeout: float = SECONDS,
+) -> dict[int, str]:
+    """The rows whose ground truth is of no use to its verifier, and why; what is the same is looked at once.
+
+    Args:
+        truths: one a row; ``None`` where there is none.
+        styles, options: one a row, as in :func:`check_ground_truth`.
+        timeout: seconds for one ground truth.
+    """
+    rows = list(zip(truths, styles, map(tuple, (of or () for of in options)), strict=True))
+    distinct = list(dict.fromkeys(row for row in rows if row[0] is not None))
+
+    def why_not(row: tuple) -> str | None:
+        truth, style, its = row
+        return check_ground_truth(truth, style, options=its, timeout=timeout)
+
+    with ThreadPoolExecutor(most()) as threads:  # a comparison waits for a child process
+        found = dict(zip(distinct, threads.map(why_not, distinct), strict=True))
+    return {number: why for number, row in enumerate(rows) if (why := found.get(row)) is not None}
+
+
 def style_of(style: str | None, data_source: str | None) -> str:
     """The verifier of a dataset row: its own style, or for ``rule`` (verl's word) and none, that of its data source."""
     if style and not style.startswith("rule"):

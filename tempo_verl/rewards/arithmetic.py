@@ -280,15 +280,11 @@ FUNCTIONS: dict[str, Callable[[Number], Number]] = {
     "cos": cosine,
     "tan": tangent,
     "cot": lambda angle: tangent(PI / 2 - decimal(angle)),
-    "sec": lambda angle: power(cosine(angle), Fraction(-1)) if cosine(angle) else _none(),
-    "csc": lambda angle: power(sine(angle), Fraction(-1)) if sine(angle) else _none(),
+    "sec": lambda angle: power(cosine(angle), Fraction(-1)),
+    "csc": lambda angle: power(sine(angle), Fraction(-1)),
     "arctan": arctangent,
     "arcsin": arcsine,
     "arccos": lambda number: PI / 2 - decimal(arcsine(number)),
     "abs": size_of,
 }
 INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}
-
-
-def _none() -> Number:
-    raise NoNumber

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from tempo_verl.rewards import expression, numeric
-from tempo_verl.rewards.extraction import ascii_signs, cued_answer, final_answer, last_line, plain_text
+from tempo_verl.rewards.extraction import UNMARKED_WINDOW, ascii_signs, cued_answer, final_answer, last_line, plain_text
 from tempo_verl.rewards.spelling import canonical, normalised
 
 # Letters and what may stand between and around those of one answer
@@ -24,13 +24,12 @@ _MORE_LETTERS = (
     re.compile(r"[A-Za-z](?:[\s.:]+[A-Za-z])*[\s.:]*|[,;&/、，和及与].*|(?:and|und|et|y)\b.*", re.DOTALL),
 )
 _OR = re.compile(r"\b(?:or|oder|ou)\b|或")
-_OTHER = re.compile(
-    rf"(?:{_OR.pattern})\s*\(?[A-Z][).:]|^(?:{_OR.pattern})"
-)  # two options, not one with "or" in its text
+# Two options, and not one with "or" in its text
+_OTHER = re.compile(rf"(?:{_OR.pattern})\s*\(?[A-Z][).:]|^(?:{_OR.pattern})")
+_DELIMITERS = re.compile(r"\\[()\[\]]")
 _NAMED = re.compile(
     r"^(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)\s?(?:is\b)?\s?:?\s?(?=\W{,3}[A-Za-z]\b)", re.IGNORECASE
 )
-UNMARKED_WINDOW = 10_000  # characters at the end of a response in which an answer that is not marked is looked for
 _SIZE = re.compile(r"\\(?:large|Large|huge|bf|rm|it|tt|displaystyle)(?![a-zA-Z])")
 
 # In prose: letters, then what may follow them. "A" and "I" before a word may be no letters ("A cat", "I think"), unless
@@ -213,14 +212,14 @@ def _letters_alone(answer: str) -> str | None:
 
 
 def _plain(answer: str) -> str:
-    answer = re.sub(r"\\[()\[\]]", " ", ascii_signs(answer)).strip()
+    answer = _DELIMITERS.sub(" ", ascii_signs(answer)).strip()
     return _SIZE.sub("", plain_text(answer)).strip("{} \t\n").strip()
 
 
 def _named_in_prose(text: str, cues_only: bool = False) -> str | None:
     text = text[-UNMARKED_WINDOW:]
     bold = _BOLD.findall(text)
-    text = re.sub(r"\\[()\[\]]", " ", re.sub(r'[*_`$"“”]', "", ascii_signs(text)))
+    text = _DELIMITERS.sub(" ", re.sub(r'[*_`$"“”]', "", ascii_signs(text)))
     text = re.sub(r"\\(?:text|textbf|mathbf|mathrm)\s?\{([^{}]{,20})\}", r"\1", text)
     found = [match for cue in _CUES for match in cue.finditer(text)] or [
         match for cue in _WEAKER for match in cue.finditer(text) if not _DENIED.search(_clause_of(text, match.start()))
@@ -238,8 +237,8 @@ def _named_in_prose(text: str, cues_only: bool = False) -> str | None:
         matches = [
             match for match in pattern.finditer(text) if not _DENIED.search(_line_of(text, match.start("letters")))
         ]
-        if matches and (named := letters(matches[-1]["letters"])):
-            return named
+        if matches and (given := letters(matches[-1]["letters"])):
+            return given
     bracketed = [m for m in _BRACKETED.finditer(text) if not _DENIED.search(_line_of(text, m.start()))]
     if bracketed:
         return bracketed[-1][1]

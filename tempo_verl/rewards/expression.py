@@ -47,8 +47,8 @@ _TOKENS = re.compile(
     """,
     re.VERBOSE,
 )
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
-_SUPERSCRIPT = re.compile("[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
+SUPERSCRIPT = re.compile("[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 VULGAR = {
     "½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5", "⅗": "3/5", "⅘": "4/5",
     "⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8",
@@ -110,8 +110,8 @@ def _in_reach(number: Number | Complex) -> Number | Complex:
 def _prepared(text: str) -> str:
     text = text.replace(",\\!", ",")
     for sign, fraction in VULGAR.items():
-        text = text.replace(sign, f" {fraction}" if sign in text else sign)
-    text = _SUPERSCRIPT.sub(lambda match: f"^{{{match[0].translate(_SUPERSCRIPTS)}}}", text)
+        text = text.replace(sign, f" {fraction}")
+    text = SUPERSCRIPT.sub(lambda match: f"^{{{match[0].translate(SUPERSCRIPTS)}}}", text)
     text = _TEXT_SIGN.sub(r" \1 ", text.replace("\u2212", "-").replace("°", r"^\circ "))
     text = _NAMED_FUNCTION.sub(lambda match: rf"\{'arc' if match[1] else ''}{match[2]} ", text)
     text = _BOLD_LETTER.sub(r" \1\2 ", _ARC.sub(r"arc\1", text))
@@ -129,28 +129,10 @@ def _repeating(match: re.Match[str]) -> str:
     return f"({above}/{below})"
 
 
-_WORDS = frozenset(
-    (
-        "to",
-        "if",
-        "in",
-        "is",
-        "at",
-        "of",
-        "by",
-        "or",
-        "and",
-        "not",
-        "for",
-        "the",
-        "det",
-        "gcd",
-        "lcm",
-        "max",
-        "min",
-        "mod",
-    )
-)
+# Short words that are no products of letters
+_WORDS = frozenset((
+    "to", "if", "in", "is", "at", "of", "by", "or", "and", "not", "for", "the", "gcd", "lcm", "max", "min", "mod",
+))  # fmt: skip
 
 
 class _Token(NamedTuple):

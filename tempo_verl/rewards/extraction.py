@@ -11,6 +11,8 @@ import unicodedata
 from typing import NamedTuple
 
 LONGEST_ANSWER = 10_000  # characters
+# Where nothing is marked, an answer is looked for at the end of a response, as far back as this many characters.
+UNMARKED_WINDOW = 10_000
 
 _ANSWER_TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNORECASE)
 # An escaped brace is in no group; "\\}" is a line break and then a brace.

@@ -94,23 +94,18 @@ def _mathematical(given: Counter[str], equal: Callable[[str, str], bool | None])
 
 def _parted(common: Hashable, readings: dict[str, reading.Reading]) -> dict[str, Hashable]:
     """Readings that are alike, such as 8 AM, 8 PM and 8: the full ones apart; one that tells less joins an only one."""
-    full = {answer: reading.detail_key(found) for answer, found in readings.items()}
-    told = sorted({str(detail) for detail in full.values() if detail is not None})
-    fits: dict[str, set[str]] = {
-        answer: {
-            str(full[other]) for other, one in readings.items() if full[other] is not None and reading.same(found, one)
-        }
-        for answer, found in readings.items()
-        if full[answer] is None
-    }
-    return (
-        {
-            answer: (common, str(detail) if detail is not None else min(fits[answer]) if len(fits[answer]) == 1 else "")
-            for answer, detail in full.items()
-        }
-        if told
-        else dict.fromkeys(readings, common)
-    )
+    details = {answer: reading.detail_key(found) for answer, found in readings.items()}
+    told = [answer for answer, detail in details.items() if detail is not None]
+    if not told:
+        return dict.fromkeys(readings, common)
+
+    def part(answer: str) -> Hashable:
+        if details[answer] is not None:
+            return details[answer]
+        fits = {details[other] for other in told if reading.same(readings[other], readings[answer])}
+        return fits.pop() if len(fits) == 1 else None
+
+    return {answer: (common, part(answer)) for answer in readings}
 
 
 def _choices(given: Counter[str], options: Sequence[str]) -> dict[str, Hashable]:

@@ -13,8 +13,9 @@ from tempo_verl.rewards.arithmetic import Number
 from tempo_verl.rewards.expression import value
 
 NAME = r"(?:\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\([a-z]\))?)"
-_LESS = {"<": False, "\\lt": False, "\\le": True, "\\leq": True, "\\leqslant": True, "≤": True, "<=": True}
-_MORE = {">": False, "\\gt": False, "\\ge": True, "\\geq": True, "\\geqslant": True, "≥": True, ">=": True}
+# relations, and whether the end belongs to what they bound
+LESS = {"<": False, "\\lt": False, "\\le": True, "\\leq": True, "\\leqslant": True, "≤": True, "<=": True}
+MORE = {">": False, "\\gt": False, "\\ge": True, "\\geq": True, "\\geqslant": True, "≥": True, ">=": True}
 RELATIONS = re.compile(r"(<=|>=|≤|≥|<|>|\\(?:leqslant|geqslant|leq|geq|le|ge|lt|gt)(?![a-zA-Z]))")
 _UNEQUAL = re.compile(r"\\neq?(?![a-zA-Z])|≠")
 _MEMBER = re.compile(rf"\s*{NAME}\s*(?:\\in(?![a-zA-Z])|∈)\s*(.+)", re.DOTALL)
@@ -187,10 +188,10 @@ def _inequality(text: str) -> tuple[list[Part], bool] | None:
         ends, signs = [_end(pieces[0]), _end(pieces[4])], [pieces[1], pieces[3]]
         if None in ends:
             return None
-        if all(sign in _LESS for sign in signs):
-            return [Part(ends[0][0], ends[1][0], _LESS[signs[0]] and ends[0][1], _LESS[signs[1]] and ends[1][1])], True  # type: ignore[index]
-        if all(sign in _MORE for sign in signs):
-            return [Part(ends[1][0], ends[0][0], _MORE[signs[1]] and ends[1][1], _MORE[signs[0]] and ends[0][1])], True  # type: ignore[index]
+        if all(sign in LESS for sign in signs):
+            return [Part(ends[0][0], ends[1][0], LESS[signs[0]] and ends[0][1], LESS[signs[1]] and ends[1][1])], True  # type: ignore[index]
+        if all(sign in MORE for sign in signs):
+            return [Part(ends[1][0], ends[0][0], MORE[signs[1]] and ends[1][1], MORE[signs[0]] and ends[0][1])], True  # type: ignore[index]
         return None
     if len(pieces) != 3:
         return None
@@ -200,18 +201,18 @@ def _inequality(text: str) -> tuple[list[Part], bool] | None:
         edges = [value(f"{end}-({size[1] or 0})") for end in (f"-({right})", f"({right})")]
         if None in edges:
             return None
-        if sign in _LESS:
-            return [Part(edges[0], edges[1], _LESS[sign], _LESS[sign])], True
-        return [Part(None, edges[0], False, _MORE[sign]), Part(edges[1], None, _MORE[sign], False)], True
+        if sign in LESS:
+            return [Part(edges[0], edges[1], LESS[sign], LESS[sign])], True
+        return [Part(None, edges[0], False, MORE[sign]), Part(edges[1], None, MORE[sign], False)], True
     if _VARIABLE.fullmatch(right) and not _VARIABLE.fullmatch(left):
         left, right = right, left
-        sign = {"<": ">", "\\lt": ">", ">": "<", "\\gt": "<"}.get(sign) or ("≥" if sign in _LESS else "≤")
+        sign = {"<": ">", "\\lt": ">", ">": "<", "\\gt": "<"}.get(sign) or ("≥" if sign in LESS else "≤")
     end = value(right)
     if not _VARIABLE.fullmatch(left) or end is None or value(left) is not None:
         return None
-    if sign in _LESS:
-        return [Part(None, end, False, _LESS[sign])], True
-    return [Part(end, None, _MORE[sign], False)], True
+    if sign in LESS:
+        return [Part(None, end, False, LESS[sign])], True
+    return [Part(end, None, MORE[sign], False)], True
 
 
 def _merged(parts: Sequence[Part]) -> tuple[Part, ...]:

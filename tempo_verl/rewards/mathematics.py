@@ -12,14 +12,12 @@ import re
 
 from tempo_verl.errors import UserError
 from tempo_verl.rewards import numeric, reading
-from tempo_verl.rewards.extraction import cued_answer, final_answer, last_line, plain_text
+from tempo_verl.rewards.extraction import UNMARKED_WINDOW, cued_answer, final_answer, last_line, plain_text
 from tempo_verl.rewards.process import VerifierFailure, workers
 from tempo_verl.rewards.spelling import canonical, formula
 
 logger = logging.getLogger(__name__)
 
-# Where nothing is marked, an answer is looked for at the end of the response, as far back as this many characters.
-UNMARKED_WINDOW = 10_000
 CHILD = "tempo_verl.rewards.algebra"  # not imported here: Math-Verify and SymPy are of no use to this process
 
 _SQRT = re.compile(r"(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)")
@@ -59,7 +57,7 @@ def check(response: str, ground_truth: str | None, timeout: float) -> tuple[bool
         VerifierFailure: no verdict.
     """
     marked = _uncued(final_answer(response))
-    truth = None if ground_truth is None else _uncued(final_answer(ground_truth) or ground_truth.strip())
+    truth = None if ground_truth is None else _answer_of(ground_truth)
     if marked is not None:
         return _judge(marked, truth, timeout)
     text = response
@@ -73,6 +71,10 @@ def check(response: str, ground_truth: str | None, timeout: float) -> tuple[bool
         return False, None
     verdict, found = workers().call(f"{CHILD}:judge", text, truth, timeout=timeout)
     return verdict, _canonical_or_none(found)
+
+
+def _answer_of(ground_truth: str) -> str:
+    return _uncued(final_answer(ground_truth) or ground_truth.strip()) or ""
 
 
 def _uncued(marked: str | None) -> str | None:
@@ -161,7 +163,7 @@ def _canonical_or_none(answer: str | None) -> str | None:
 
 def check_ground_truth(ground_truth: str, timeout: float) -> str | None:
     """Why responses cannot be compared with this ground truth, or ``None``."""
-    truth = final_answer(ground_truth) or ground_truth.strip()
+    truth = _answer_of(ground_truth)
     if reading.read(truth) is not None:  # most; no child process need be asked
         return None
     return workers().call(f"{CHILD}:why_not", truth, timeout=timeout)

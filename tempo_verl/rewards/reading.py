@@ -16,7 +16,7 @@ from typing import Any, Literal
 from tempo_verl.rewards import expression, numeric
 from tempo_verl.rewards.arithmetic import NUMBER, Number, scaled
 from tempo_verl.rewards.extraction import ascii_signs, plain_text
-from tempo_verl.rewards.intervals import NAME, RELATIONS, Part, read_set, same_parts
+from tempo_verl.rewards.intervals import LESS, MORE, NAME, RELATIONS, Part, read_set, same_parts
 from tempo_verl.rewards.number_words import NUMBER_WORDS
 from tempo_verl.rewards.quantity import CURRENCY
 from tempo_verl.rewards.spelling import canonical
@@ -36,9 +36,6 @@ _WORDS = re.compile(r"[^\W\d_]{2,}(?:[ '-][^\W\d_]+)*")
 _NO_WORDS = {"pi", "inf", "infinity", "infty"}
 _LETTERS = re.compile(r"[A-Z]{2,}|(?=[A-Z\d]*[A-Z])(?=[A-Z\d]*\d)[A-Z][A-Z\d]+")
 _TIME = re.compile(r"(\d{1,2})(?::(\d{2}))?\s*(?:([ap])\.?\s?m\.?|(?=n|m)(?P<half>noon|midnight))?", re.IGNORECASE)
-_ORDER = {"<": ("<", 0), "\\lt": ("<", 0), ">": (">", 0), "\\gt": (">", 0)}
-_ORDER |= dict.fromkeys(("\\le", "\\leq", "\\leqslant", "≤", "<="), ("<", 1))
-_ORDER |= dict.fromkeys(("\\ge", "\\geq", "\\geqslant", "≥", ">="), (">", 1))
 _BASED = re.compile(
     r"\s*(?:\(\s*([\dA-F]+(?:\.[\dA-F]+)?)\s*\)|([\dA-F,]*\d[\dA-F]*(?:\.[\dA-F]+)?))\s*(?:_|base)\s*"
     r"(?:\{\s*\(?(\d{1,2}|[a-z]+)\)?\s*\}|(\d{1,2}|[a-z]+))\s*"
@@ -140,7 +137,7 @@ def same(first: Reading | None, second: Reading | None) -> bool | None:
         return _same_based(first, second)
     if kinds == {"residue", "number"}:
         residue, number = (first, second) if first.kind == "residue" else (second, first)
-        return residue.value[0] == (number.value,)  # type: ignore[index]
+        return residue.value[0] == (number.value,)
     if kinds == {"time", "number"}:
         time, number = (first, second) if first.kind == "time" else (second, first)
         return time.value == (number.value, 0)
@@ -151,13 +148,13 @@ def same(first: Reading | None, second: Reading | None) -> bool | None:
     if kinds == {"time"}:
         return _same_time(first, second)
     if kinds == {"interval"}:
-        return same_parts(first.value, second.value)  # type: ignore[arg-type]
+        return same_parts(first.value, second.value)
     if kinds == {"several"}:
         return _same_several(first, second)
     if kinds == {"interval", "several"}:
         interval, several = (first, second) if first.kind == "interval" else (second, first)
         pair = _pair(several)
-        return False if pair is None else same_parts(interval.value, pair.value)  # type: ignore[arg-type]
+        return False if pair is None else same_parts(interval.value, pair.value)
     if kinds == {"number", "several"}:
         several = first if first.kind == "several" else second
         return False if len(set(several.value)) > 1 else None
@@ -217,14 +214,14 @@ def _number(text: str) -> Reading | None:
     if around := re.fullmatch(r"\\(?:mathbf|mathrm|text|textbf|underline)\s*\{([^{}]*)\}", text):
         text = around[1]
     found = expression.value(text)
-    if found is not None or percent:
-        return (
-            None if found is None else Reading("number", found, "%" if percent else "", (), (words,) if words else ())
-        )
+    if found is not None:
+        return Reading("number", found, "%" if percent else "", units=(words,) if words else ())
+    if percent:
+        return None
     if _goes_on(text):
         return Reading("words", canonical(text))
     with_unit = _with_unit(text)
-    return None if with_unit is None else Reading("number", with_unit[0], "", (), (with_unit[1],))
+    return None if with_unit is None else Reading("number", with_unit[0], units=(with_unit[1],))
 
 
 def _goes_on(text: str) -> bool:
@@ -303,7 +300,7 @@ def _based(text: str) -> Reading | None:
 def _same_based(first: Reading, second: Reading) -> bool | None:
     """The same digits in the same base; the base may be left out on one side."""
     if first.kind == second.kind:
-        return tuple(map(str, first.value)) == tuple(map(str, second.value))  # type: ignore[call-overload]
+        return tuple(map(str, first.value)) == tuple(map(str, second.value))
     based, other = (first, second) if first.kind == "based" else (second, first)
     return expression.value(based.value[0]) == other.value if other.kind == "number" else None
 
@@ -383,13 +380,14 @@ def _chain(text: str) -> Reading | None:
     pieces = RELATIONS.split(text)
     if len(pieces) < 5:
         return None
-    members, signs = [canonical(piece) for piece in pieces[::2]], [_ORDER.get(sign) for sign in pieces[1::2]]
-    if None in signs or not all(members) or len({sign[0] for sign in signs if sign}) > 1:
+    members, signs = [canonical(piece) for piece in pieces[::2]], pieces[1::2]
+    kinds = LESS if signs[0] in LESS else MORE
+    if not all(members) or not all(sign in kinds for sign in signs):
         return None
-    if signs[0] and signs[0][0] == ">":
+    if kinds is MORE:
         members.reverse()
         signs.reverse()
-    return Reading("chain", (*members, *(sign[1] for sign in signs if sign)))
+    return Reading("chain", (*members, *(kinds[sign] for sign in signs)))
 
 
 # ---------------------------------------------------------------------- several numbers
