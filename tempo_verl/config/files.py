@@ -113,10 +113,10 @@ def check_truths(questions: dict[str, Questions], timeout: float) -> None:
             row, why = min(found.items())
             answers = list(zip(asked.truths, asked.styles, map(str, asked.options), strict=True))
             given = {answer for answer in answers if answer[0] is not None}  # different ones
+            first = f"row {row}, {asked.truths[row]!r:.60} as style={asked.styles[row]}: {why}"
             raise UserError(
                 f"{field}: {len({answers[number] for number in found})} of {len(given)} ground truths are of no use to "
-                f"their verifier (first: row {row}, {asked.truths[row]!r:.60} as style={asked.styles[row]}: {why}); mend "
-                "them, or take these rows out"
+                f"their verifier (first: {first}); mend them, or take these rows out"
             )
 
 

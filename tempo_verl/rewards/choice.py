@@ -56,7 +56,6 @@ _CUES = (
     ),
     re.compile(r"\b(?i:answer)\b(?:\s{1,3}is)?\s{,3}:?\s{1,3}(?P<letters>[a-z])\s{,3}[.)]?\s{,3}(?:\n|$)"),
     re.compile(rf"(?<![A-Za-z]){_LETTERS}\s{{1,3}}(?:is|are)\s{{1,3}}{_RIGHT}"),
-    re.compile(r"\b[Oo]nly\s(?:option\s)?(?P<letters>\(?[A-Z]\)?)\s(?!is\s(?:wrong|false|incorrect))[a-z]{2,}"),
     re.compile(r"(?<![A-Za-z])(?P<letters>[A-Z])\sit\sis\b"),
     re.compile(rf"\b(?:choose|chose|pick|select|selected|go\swith)\s(?:option\s|choice\s)?{_LETTERS}{_AFTER}"),
     # Chinese, Japanese, Korean, Turkish
@@ -66,8 +65,9 @@ _CUES = (
     re.compile(r"(?P<letters>[A-Z])\s?(?:项|選項|选项)?\s?(?:是?正确|是?正確|が正解|이 정답)"),
     re.compile(r"\b[Cc]evap\b\s{,2}:?\s{,2}(?P<letters>[A-Z])(?:['’][dt][iıuü]r)?(?![A-Za-z])"),
 )
-# Only where no cue tells, and not denied: an option that is named; "the answer would be B", which may come after an if
+# Only where no cue tells, and not denied: an option that is named, or left; "the answer would be B", maybe after an if
 _WEAKER = (
+    re.compile(r"\b[Oo]nly\s(?:option\s)?(?P<letters>\(?[A-Z]\)?)\s(?!is\s(?:wrong|false|incorrect))[a-z]{2,}"),
     re.compile(rf"(?<!not )(?<!than ){_OPTION_WORD}{_LINK}[\[(<]?{_LETTERS}[\])>]?{_AFTER}"),
     re.compile(rf"{_ANSWER}\s(?:would|could|may|might)\sbe:?\s{{,3}}[\[(]?{_LETTERS}[\])]?{_AFTER}"),
 )
@@ -106,8 +106,12 @@ def extract_choice(response: str, options: Sequence[str] = ()) -> str | None:
         response: what was answered.
         options: in the order of their letters, where they are known: the text of one is read as its letter.
     """
+    known = lettered(options)
+    stated = final_answer(response) or cued_answer(response) or last_line(response)
+    if known and stated and (letter := named(stated, known)):
+        return letter  # before any letter within the text, such as the I of "Only I and II"
     answer = _extracted(response)
-    return answer if answer is None else named(answer, lettered(options)) or answer
+    return answer if answer is None else named(answer, known) or answer
 
 
 def equal_choice(answer: str, ground_truth: str, options: Sequence[str] = ()) -> bool:

@@ -64,6 +64,19 @@ def test_a_letter_is_always_that_of_an_option() -> None:
     assert score(r"\boxed{A}", "A", "choice", options=["C", "A", "B"]).correct
 
 
+@pytest.mark.parametrize(
+    "response",
+    [
+        r"\boxed{\text{Only I and II}}",
+        "The answer is (B) Only I and II",
+        "The answer is only I and II.",
+        "Only I and II",
+    ],
+)
+def test_a_letter_within_the_text_of_an_option_is_not_the_answer(response: str) -> None:
+    assert extract(response, "choice", options=["Only I", "Only I and II", "II"]) == "B"
+
+
 def test_a_text_that_two_options_have_names_neither() -> None:
     assert extract(r"\boxed{no}", "choice", options=["no", "yes", "No."]) == "no"
 

@@ -207,6 +207,7 @@ def test_a_number_may_have_a_unit(answer: str, truth: str) -> None:
         ("【答案】：C\n【解析】A错误。", "C"),
         ("Doğru cevap C'dir.", "C"),
         ("A or C, so I choose C", "C"),
+        ("The answer is (B) Only I and II", "B"),
     ],
 )
 def test_a_choice_that_is_made(response: str, letters: str) -> None:
