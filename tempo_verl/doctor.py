@@ -30,11 +30,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def check_plugin() -> None:
-    """Load the plugin and the trainer with nothing caught.
+def check_entry_point() -> None:
+    """See that verl will look for the plugin.
 
     Raises:
-        UserError: verl's version does not fit, the entry point is missing, or a registration failed; with the reason.
+        UserError: verl's version does not fit, or the entry point is missing or left out; with the reason.
     """
     check_verl_version()
     if not any(point.value == "tempo_verl.plugin" for point in entry_points(group="verl.plugins")):
@@ -42,6 +42,15 @@ def check_plugin() -> None:
     plugins = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto")
     if plugins.strip().lower() != "auto" and "tempo" not in {name.strip().lower() for name in plugins.split(",")}:
         raise UserError(f"VERL_USE_EXTERNAL_PLUGINS={plugins} leaves out 'tempo'; add it, or unset the variable")
+
+
+def check_plugin() -> None:
+    """Load the plugin and the trainer with nothing caught.
+
+    Raises:
+        UserError: as :func:`check_entry_point`, or a registration failed.
+    """
+    check_entry_point()
     try:
         import tempo_verl.plugin  # noqa: F401
 

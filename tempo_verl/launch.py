@@ -12,85 +12,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from hydra import compose, initialize_config_module
-from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from tempo_verl.config.checks import check_settings
+from tempo_verl.config.composed import CONFIG_MODULE, CONFIG_NAME, resolve_config
 from tempo_verl.config.files import lacks_predictions, restored_checkpoint, round_of
 from tempo_verl.config.folder import check_folder
+from tempo_verl.config.preflight import CHECKED, REFUSED
 from tempo_verl.config.schema import read_settings
+from tempo_verl.doctor import check_entry_point, versions
 from tempo_verl.errors import UserError
-from tempo_verl.trainer.status import read_status
+from tempo_verl.run import Run
+from tempo_verl.trainer.status import State, read_status
 
-CONFIG_MODULE, CONFIG_NAME = "tempo_verl.config", "tempo_trainer"
 POLL_SECONDS = 0.5
+LONGEST_CAUSE = 500  # characters
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 RAY_PREFIX = re.compile(r"^\(\S+ pid=\d+(, ip=\S+)?\) ")
-
-
-@dataclass(frozen=True)
-class Run:
-    """Where the parts of a training run are kept."""
-
-    folder: Path
-
-    @property
-    def metrics(self) -> Path:
-        return self.folder / "metrics.jsonl"
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "logs" / "verl.log"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
-
-    @property
-    def status(self) -> Path:
-        return self.folder / "status.json"
-
-    @property
-    def predictions(self) -> Path:
-        return self.folder / "predictions.jsonl"
-
-    def overrides(self) -> list[str]:
-        """Send everything a run writes into this folder. A user's own overrides come after these."""
-        folder = self.folder.resolve()
-        return [
-            f"trainer.default_local_dir='{folder / 'checkpoints'}'",
-            f"trainer.validation_data_dir='{folder / 'validation'}'",
-            f"tempo.dump_dir='{folder / 'rounds'}'",
-            f"tempo.status_file='{folder / self.status.name}'",
-            f"tempo.predictions.file='{folder / self.predictions.name}'",
-            "trainer.logger=[file]",
-            f"+ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH='{folder / 'metrics.jsonl'}'",
-        ]
-
-
-def resolve_config(overrides: Sequence[str]) -> DictConfig:
-    """Compose the shipped configuration.
-
-    Raises:
-        UserError: an override that does not fit it, in one line.
-    """
-    import verl  # noqa: F401  (its plugin loading registers our resolvers)
-
-    try:
-        with initialize_config_module(CONFIG_MODULE, version_base=None):
-            return compose(CONFIG_NAME, overrides=list(overrides))
-    except MissingConfigException as error:
-        group, _, name = (error.missing_cfg_file or "").partition("/")
-        raise UserError(f"{group}={name} is unknown; choose one of {', '.join(error.options or ())}") from error
-    except (HydraException, OmegaConfBaseException) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise UserError("; ".join(lines)) from error
 
 
 def run_training(
@@ -118,11 +60,8 @@ def run_training(
     Raises:
         UserError: a mistake found by the checks, or the run failed; then with the cause and the log's path.
     """
-    from tempo_verl.config.checks import CHECKED, check
-    from tempo_verl.doctor import check_plugin
-
-    with console.status(f"{title}: checking the configuration, data and models"):
-        check_plugin()
+    with console.status(f"{title}: checking the configuration"):
+        check_entry_point()
         overrides = [*run.overrides(), *overrides]
         config = resolve_config(overrides)
         loggers = config.trainer.logger
@@ -137,7 +76,7 @@ def run_training(
             config = resolve_config(overrides)
         rounds = _trained(run, config)
         if rounds is None:
-            check(config)
+            check_settings(config)
         check_folder(run.folder, config)
     if rounds is not None:
         console.print(
@@ -149,10 +88,7 @@ def run_training(
         )
         return 0.0
     run.log.parent.mkdir(parents=True, exist_ok=True)
-    _set_earlier_metrics_aside(run.metrics)
-    run.status.unlink(missing_ok=True)
-    OmegaConf.save(config, run.folder / "config.yaml", resolve=True)
-
+    earlier_log, earlier_config = _size(run.log), _stamp(run.config)
     command = [
         sys.executable, "-m", "verl.trainer.main_ppo",
         "--config-path", f"pkg://{CONFIG_MODULE}", "--config-name", CONFIG_NAME, *overrides,
@@ -164,10 +100,10 @@ def run_training(
             stdin=subprocess.DEVNULL,
             stdout=None if verbose else log,
             stderr=None if verbose else subprocess.STDOUT,
-            env={**os.environ, "HYDRA_FULL_ERROR": "1", "RAY_DEDUP_LOGS": "0", CHECKED: "1"},
+            env={**os.environ, "HYDRA_FULL_ERROR": "1", "RAY_DEDUP_LOGS": "0", CHECKED: str(run.folder)},
         )
         try:
-            _watch(process, run, config, console, title, show=not verbose)
+            _watch(process, run, config, console, title, earlier_config, show=not verbose)
         except BaseException:
             _stop(process)
             raise
@@ -175,9 +111,14 @@ def run_training(
             seconds = time.monotonic() - started
             if ended:
                 ended(seconds)
-    status = read_status(run.status)
+    if process.returncode == REFUSED:
+        told = "see the output above" if verbose else last_error(run.log, earlier_log)
+        _clear_log(run, earlier_log)
+        raise UserError(told)
+    # a process that died before it began this run has left an earlier run's status in place
+    status = State() if _stamp(run.config) == earlier_config else read_status(run.status)
     if process.returncode != 0:
-        cause = status.error or ("see the output above" if verbose else last_error(run.log))
+        cause = status.error or ("see the output above" if verbose else last_error(run.log, earlier_log))
         where = "" if verbose else f" (full log: {run.log})"
         raise UserError(f"{title} failed: {cause.removeprefix('UserError: ')}{where}")
     if status.ends_early is not None:
@@ -203,8 +144,6 @@ def write_run_info(folder: Path, command: str, seconds: dict[str, float], seed: 
 
     Seconds are added, phase by phase, to those of an earlier part of the run in this folder.
     """
-    from tempo_verl.doctor import versions
-
     path = folder / "run.json"
     earlier = json.loads(path.read_text()).get("seconds", {}) if path.is_file() else {}
     info = {
@@ -217,8 +156,16 @@ def write_run_info(folder: Path, command: str, seconds: dict[str, float], seed: 
     path.write_text(json.dumps(info, indent=2))
 
 
-def _watch(process: subprocess.Popen, run: Run, config: DictConfig, console: Console, title: str, show: bool) -> None:
-    """Follow the metrics file until the process ends."""
+def _watch(
+    process: subprocess.Popen,
+    run: Run,
+    config: DictConfig,
+    console: Console,
+    title: str,
+    earlier_config: tuple[int, int] | None,
+    show: bool,
+) -> None:
+    """Follow the metrics file from the run's begin, which puts an earlier one aside, until the process ends."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -230,15 +177,16 @@ def _watch(process: subprocess.Popen, run: Run, config: DictConfig, console: Con
     )
     rounds = config.trainer.total_training_steps
     with Progress(*columns, console=console, disable=not show) as progress:
-        bar = progress.add_task(title, total=rounds, news="starting Ray and the models")
+        bar = progress.add_task(title, total=rounds, news="checking data and models, starting Ray")
         lines = follow(run.metrics)
         while process.poll() is None:
-            _show(progress, bar, lines)
+            if _stamp(run.config) != earlier_config:
+                _show(progress, bar, lines)
             if progress.finished:
                 progress.update(bar, news="rounds done, finishing")
             time.sleep(POLL_SECONDS)
-        _show(progress, bar, lines)
         if process.returncode == 0:
+            _show(progress, bar, lines)
             progress.update(bar, news="done")
 
 
@@ -272,15 +220,6 @@ def follow(path: Path) -> Iterator[dict | None]:
         yield None
 
 
-def _set_earlier_metrics_aside(metrics: Path) -> None:
-    """verl's file logger starts its file anew; a resumed run keeps the earlier parts as metrics.1.jsonl, ..."""
-    if metrics.is_file():
-        number = 1
-        while (aside := metrics.with_name(f"metrics.{number}.jsonl")).exists():
-            number += 1
-        metrics.rename(aside)
-
-
 def _stop(process: subprocess.Popen) -> None:
     """End the run we started, giving Ray time to take its processes down with it."""
     for sign, patience in ((signal.SIGINT, 20), (signal.SIGTERM, 10), (signal.SIGKILL, 10)):
@@ -293,11 +232,36 @@ def _stop(process: subprocess.Popen) -> None:
             continue
 
 
-def last_error(log: Path) -> str:
-    """What a run that ended without its trainer, which writes the status file, said last: an error if there is one."""
-    lines = [RAY_PREFIX.sub("", ANSI.sub("", line)).strip() for line in log.read_text(errors="replace").splitlines()]
+def last_error(log: Path, start: int = 0) -> str:
+    """What a run that ended without its trainer, which writes the status file, said last: an error if there is one.
+
+    Args:
+        log: of all runs in the folder.
+        start: where in it this run begins, in bytes.
+    """
+    text = log.read_bytes()[start:].decode(errors="replace")
+    lines = [RAY_PREFIX.sub("", ANSI.sub("", line)).strip() for line in text.splitlines()]
     for pattern in (r"^tempo-verl: ", r"^(\w+\.)*UserError: ", r"^(\w+\.)*\w*(Error|Exception|Exit)\b.*: "):
         found = [line for line in lines if re.match(pattern, line) and "RayTaskError" not in line]
         if found:
-            return found[-1].removeprefix("tempo-verl: ")[:500]
-    return next((line for line in reversed(lines) if line), "no output")[:500]
+            return found[-1].removeprefix("tempo-verl: ")[:LONGEST_CAUSE]
+    return next((line for line in reversed(lines) if line), "no output")[:LONGEST_CAUSE]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Another one once the file was written again."""
+    return (path.stat().st_ino, path.stat().st_mtime_ns) if path.is_file() else None
+
+
+def _clear_log(run: Run, size: int) -> None:
+    """Leave nothing behind of a command that was refused."""
+    os.truncate(run.log, size)
+    if size == 0:
+        run.log.unlink()
+        for folder in (run.log.parent, run.folder):
+            if not any(folder.iterdir()):
+                folder.rmdir()

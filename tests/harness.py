@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 from transformers import AutoModelForTokenClassification
 
-from tempo_verl.config.checks import check
+from tempo_verl.config.preflight import check
 from tempo_verl.config.schema import read_settings
 from tempo_verl.evaluation.samples import Sample
 from tempo_verl.methods import Trained

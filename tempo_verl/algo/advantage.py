@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Credit: R = V(x, y_1:T), A_t = R - V(x, y_1:t-1) (TEMPO, arXiv 2604.19295), or R against its group (GRPO)."""
 
+from __future__ import annotations
+
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Added to the variance before the square root, as in verl's ``masked_whiten``.
 VARIANCE_EPS = 1e-8
@@ -33,7 +37,7 @@ def final_value(values: Tensor, response_mask: Tensor, which: str = "after_last_
         raise ValueError(f"final value must be 'after_last_token' or 'before_last_token', got {which!r}")
     check_shapes(values, response_mask)
     # A leading 0 turns the index of a token into the column after it, and leaves column 0 for empty rows.
-    is_token = F.pad(response_mask.bool(), (1, 0))
+    is_token = torch.nn.functional.pad(response_mask.bool(), (1, 0))
     positions = torch.arange(values.shape[1], dtype=torch.int32, device=values.device)  # half the memory of int64
     column = (is_token * positions).amax(dim=1).long()
     empty = column == 0

@@ -1,20 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The E-step loss, and measures of how well the critic's values match correctness."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.metrics import roc_auc_score
-from torch import Tensor
 
 from tempo_verl.algo.advantage import check_per_row
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    ArrayLike1D = npt.ArrayLike | Tensor
 
 ECE_BINS = 15
 FEWEST_LABELED = 20  # questions on which a probability may be calibrated
 FloatArray = npt.NDArray[np.float64]
-ArrayLike1D = npt.ArrayLike | Tensor
 
 
 def position_mask(response_mask: Tensor) -> Tensor:
@@ -110,6 +115,8 @@ def calibration_metrics(score: ArrayLike1D, correct: ArrayLike1D) -> dict[str, f
     }
     if 0 < correct.mean() < 1:
         if np.ptp(score) > 0:
+            from sklearn.metrics import roc_auc_score  # half a second, which reading the settings should not take
+
             metrics["auroc"] = roc_auc_score(correct, score)
         metrics["explained_variance"] = 1 - error.var() / correct.var()
     return {name: float(value) for name, value in metrics.items()}
@@ -166,7 +173,7 @@ def _scored(score: ArrayLike1D, correct: ArrayLike1D) -> tuple[FloatArray, Float
 
 
 def _float_array(x: ArrayLike1D) -> FloatArray:
-    if isinstance(x, Tensor):
+    if isinstance(x, torch.Tensor):
         # numpy has no bfloat16
         x = x.detach().cpu().double().numpy()
     return np.asarray(x, dtype=np.float64)

@@ -8,18 +8,23 @@ Here ``values`` are verl's (B, T) columns, aligned with the actions: column t-1 
 mask is all 0 takes part in no statistic. ``is_labeled`` is (B,) or (B, 1), 0/1 or bool, a tensor, array or list.
 """
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from tempo_verl.algo.advantage import VARIANCE_EPS, final_value, group_advantage, masked_moments
 
-Flags = Tensor | npt.ArrayLike
-Ids = Tensor | npt.NDArray[np.generic] | Sequence[Hashable]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Flags = Tensor | npt.ArrayLike
+    Ids = Tensor | npt.NDArray[np.generic] | Sequence[Hashable]
 
 
 def em_token_advantage(
@@ -198,7 +203,7 @@ def _masked_sum(x: Tensor, mask: Tensor) -> Tensor:
 
 def _flags(is_labeled: Flags, values: Tensor) -> Tensor:
     """(B,) bool on the device of ``values``."""
-    if not isinstance(is_labeled, Tensor):
+    if not isinstance(is_labeled, torch.Tensor):
         # bool() of an object array's entries, as verl's non-tensor batch holds them
         is_labeled = torch.from_numpy(np.asarray(is_labeled).astype(bool))
     return is_labeled.reshape(values.shape[0]).bool().to(values.device)
@@ -206,4 +211,4 @@ def _flags(is_labeled: Flags, values: Tensor) -> Tensor:
 
 def _as_list(uid: Ids) -> list[Hashable]:
     # Entries of a tensor hash by identity: without tolist() each row would be its own prompt.
-    return uid.tolist() if isinstance(uid, Tensor | np.ndarray) else list(uid)
+    return uid.tolist() if isinstance(uid, torch.Tensor | np.ndarray) else list(uid)

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import torch
+
+from tempo_verl.lazy import is_waiting
 
 # One of these exists wherever a driver for an accelerator is loaded, whether or not this process may use it
 # (a Ray worker without GPUs sees none through torch, yet must not turn to the CPU platform).
@@ -20,11 +23,19 @@ STEERED = {"cuda": "nvidia", "npu": "huawei"}
 
 def accelerator_present() -> bool:
     """Whether this host has an accelerator that verl could train on (NVIDIA, AMD or Ascend)."""
-    return (
-        torch.cuda.is_available()
-        or (hasattr(torch, "npu") and torch.npu.is_available())
-        or any(Path(node).exists() for node in ACCELERATOR_NODES)
-    )
+    if any(Path(node).exists() for node in ACCELERATOR_NODES):
+        return True
+    if is_waiting("torch") and not _knows_accelerators():
+        return False
+    return torch.cuda.is_available() or (hasattr(torch, "npu") and torch.npu.is_available())
+
+
+def _knows_accelerators() -> bool:
+    """Whether the installed torch was built for any, told without loading it."""
+    spec = find_spec("torch")
+    libraries = Path(spec.origin).parent / "lib" if spec is not None and spec.origin else Path()
+    built = any(any(libraries.glob(f"*torch_{device}*")) for device in ("cuda", "hip"))
+    return built or find_spec("torch_npu") is not None
 
 
 def _nothing(*_args, **_kwargs) -> None:

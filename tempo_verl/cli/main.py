@@ -17,6 +17,7 @@ from tempo_verl.cli.evaluate import answer, evaluate
 from tempo_verl.cli.paths import output_folder
 from tempo_verl.cli.prepare import prepare
 from tempo_verl.errors import UserError
+from tempo_verl.lazy import import_lazily
 
 app = typer.Typer(
     name="tempo-verl",
@@ -166,6 +167,7 @@ def main() -> None:
     """Console script: one line for a user's mistake."""
     # whoever asks a command to end has its training ended too, as with Ctrl-C
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    import_lazily("torch")
     try:
         app()
     except UserError as error:

@@ -1,20 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks before anything expensive starts: each user's mistake ends in one line that names the place and the remedy.
+"""Checks of the settings: each user's mistake ends in one line that names the place and the remedy.
 
-Runs as a Hydra callback of the shipped configuration, hence under verl's own launcher too, and in ``tempo-verl train``.
-No model is loaded and Ray is not started (an existing cluster is asked for its CPUs).
+They take a second, because nothing here imports torch, transformers or verl. Ray is not started; an existing cluster is
+asked for its CPUs. ``preflight.py`` has the checks that do, and runs all of them.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Sequence
-from importlib import import_module
 from math import prod
-from typing import Any
 
-from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from tempo_verl.compat import check_verl_version
@@ -25,21 +19,14 @@ from tempo_verl.config.files import (
     check_predictions,
     check_questions,
     check_resume,
-    check_truths,
     written,
 )
 from tempo_verl.config.layout import Pass, Role, roles
-from tempo_verl.config.models import check_models, check_prompts
+from tempo_verl.config.models import check_model_settings
 from tempo_verl.config.schema import read_settings
 from tempo_verl.config.start import check_start
 from tempo_verl.errors import UserError
 from tempo_verl.methods import Method
-
-# Environment variable: the parent, `tempo-verl train`, has just checked this very configuration.
-CHECKED = "TEMPO_CHECKED"
-
-# What verl asks of transformers where model.override_config names no attention.
-ATTENTION = "flash_attention_2"
 
 # Settings of verl that TEMPO does not read, or that verl itself does not: field, the value that asks for nothing, what
 # to use instead.
@@ -70,22 +57,8 @@ SYNTHETIC_TOKENS = 128
 ONE_BUDGET = ("critic.ppo_infer_max_token_len_per_gpu", "critic.forward_max_token_len_per_gpu")
 
 
-class PreflightCallback(Callback):
-    """Stops the process with status 2 and one line on stderr if :func:`check` finds a mistake."""
-
-    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if os.environ.get(CHECKED):
-            return
-        try:
-            check(config)
-        except UserError as error:
-            # Hydra turns exceptions of callbacks into warnings, but not this one.
-            print(f"tempo-verl: {error}", file=sys.stderr)
-            raise SystemExit(2) from None
-
-
-def check(config: DictConfig) -> None:
-    """Run every check, cheap ones first.
+def check_settings(config: DictConfig) -> None:
+    """Run every check that needs neither a model nor verl, torch or transformers, the cheapest first.
 
     Raises:
         UserError: the first mistake found.
@@ -102,18 +75,13 @@ def check(config: DictConfig) -> None:
     _check_lengths(config)
     check_processes(config)
     method.check(config)
-    questions = check_questions(config, method)
+    check_questions(config, method)
     check_resume(config, method)
     check_checkpoints(config, method)
     check_predictions(method)
-    check_models(config)
-    check_prompts(config, questions)
-    check_truths(questions, method.settings.verifier.timeout)
+    check_model_settings(config)
     check_storage(config, method.settings)
     check_ray(config)
-
-
-# ---------------------------------------------------------------------- configuration
 
 
 def _check_algorithm(config: DictConfig, method: Method) -> None:
@@ -176,21 +144,6 @@ def _check_rollout_correction(config: DictConfig) -> None:
             "loss_type=ppo_clip, whose ratio is to the inference engine's probabilities already; set it to null, or "
             "loss_type=reinforce"
         )
-    if not asked:
-        return
-    import torch
-    from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_and_rejection_mask
-
-    names = ("rollout_is", "rollout_is_threshold", "rollout_is_batch_normalize", "rollout_rs", "rollout_rs_threshold")
-    token = torch.zeros(1, 1)
-    try:
-        weights, _, _ = compute_rollout_correction_and_rejection_mask(
-            token, token, torch.ones(1, 1), **{name: correction[name] for name in names}
-        )
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{field}: {str(error).splitlines()[0]}") from error
-    if correction.rollout_is is not None and weights is None:
-        raise UserError(f"{field}.rollout_is_threshold={written(correction.rollout_is_threshold)} must be a number")
 
 
 def _check_calibration(config: DictConfig, method: Method) -> None:
@@ -236,7 +189,7 @@ def _check_calibration(config: DictConfig, method: Method) -> None:
 
 
 def _check_layout(config: DictConfig) -> None:
-    """Processes that share rows or sequences: whether there are as many, and whether the model's kernels know of it."""
+    """Processes that share rows or sequences: whether there are as many, and whether the batches are packed."""
     for role in roles(config).values():
         sharing = {field: size for field, size in role.sharing.items() if size > 1}
         if role.processes % prod(sharing.values()):
@@ -256,33 +209,6 @@ def _check_layout(config: DictConfig) -> None:
             raise UserError(
                 f"{shared} needs packed sequences; set {role.model}.use_remove_padding=true, or the former to 1"
             )
-        attention = (role.get(f"{role.model}.override_config") or {}).get("attn_implementation", ATTENTION)
-        if not _knows_ulysses(attention, role.get(f"{role.model}.external_lib")):
-            raise UserError(
-                f"{role.model}.override_config.attn_implementation={attention}: values would be wrong where processes "
-                f"share a sequence ({shared}); set it to {ATTENTION}, or the latter to 1"
-            )
-
-
-def _knows_ulysses(attention: str, external_lib: str | Sequence[str] | None) -> bool:
-    """Whether verl's all-to-all takes part in an attention.
-
-    verl puts it into what transformers' ``flash_attention_forward`` calls. So that function has to be the one that is
-    registered under the name: it is for ``flash_attention_2`` and its successors. Whoever registers it under another
-    name, with a kernel of their own, does so in a module that ``model.external_lib`` or verl's
-    ``VERL_USE_EXTERNAL_MODULES`` names: every process imports it.
-    """
-    from transformers.integrations.flash_attention import flash_attention_forward
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    for module in [external_lib] if isinstance(external_lib, str) else external_lib or []:
-        try:
-            import_module(module)
-        except ImportError as error:
-            raise UserError(
-                f"model.external_lib={module} cannot be imported ({error}); install it, or unset it"
-            ) from error
-    return ALL_ATTENTION_FUNCTIONS.get(attention) is flash_attention_forward
 
 
 def _check_batches(config: DictConfig, method: Method) -> None:

@@ -33,8 +33,8 @@ STATE = re.compile(r"mamba|ssm|recurrent|rwkv|linear_attn|linear_conv|lru_width"
 TOLD_BOUNDARIES = ("qwen3_5", "qwen3_5_moe")
 
 
-def check_models(config: DictConfig) -> None:
-    """Models in local directories. Those by their hub name or on HDFS are left to :func:`check_fetched`."""
+def check_model_settings(config: DictConfig) -> None:
+    """Whether each model is named, by a path that verl can read, and what is asked for can be made of it."""
     for role in _models(config):
         field, path = f"{role.model}.path", role.get(f"{role.model}.path")
         if path is None:
@@ -45,15 +45,21 @@ def check_models(config: DictConfig) -> None:
             raise UserError(f"{field}={path}: verl takes no path that ends in /; leave it out")
         if path.startswith(HDFS):
             continue
-        local = Path(path)
-        if (path.startswith((".", "/")) or path.count("/") > 1) and not (local / "config.json").is_file():
+        if (path.startswith((".", "/")) or path.count("/") > 1) and not (Path(path) / "config.json").is_file():
             raise UserError(f"{field}={path}: no config.json there; give a Hugging Face directory")
-        if local.is_dir():
-            _check_directory(role, local)
     if config.critic.enable:
         _check_megatron_head(config)
         _check_float32_head(config)
     check_lora(config)
+
+
+def check_models(config: DictConfig) -> None:
+    """Models in local directories. Those by their hub name or on HDFS are left to :func:`check_fetched`."""
+    check_model_settings(config)
+    for role in _models(config):
+        local = Path(role.get(f"{role.model}.path"))
+        if local.is_dir():
+            _check_directory(role, local)
 
 
 def _check_float32_head(config: DictConfig) -> None:

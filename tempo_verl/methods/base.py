@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
 
 from tempo_verl.algo.advantage import advantage, clip_values, final_value, group_advantage
 from tempo_verl.errors import UserError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+    from torch import Tensor
 
     from tempo_verl.config.schema import TempoSettings
 
@@ -367,5 +367,5 @@ def refuse(condition: Any, message: str) -> None:
 
 
 __all__ = [
-    "Critic", "Log", "Method", "Needs", "Options", "Plan", "Policy", "Round", "Samples", "Tensor", "Trained", "refuse",
+    "Critic", "Log", "Method", "Needs", "Options", "Plan", "Policy", "Round", "Samples", "Trained", "refuse",
 ]  # fmt: skip

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
 from tempo_verl.algo.advantage import final_value
 from tempo_verl.algo.official import em_outcome_advantage, em_token_advantage, last_token_reward, mixed_groups
-from tempo_verl.methods.base import Method, Needs, Options, Round, Tensor, Trained
+from tempo_verl.methods.base import Method, Needs, Options, Round, Trained
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class OfficialOptions(Options):

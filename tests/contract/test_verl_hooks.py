@@ -103,7 +103,9 @@ def test_import_verl_alone_brings_everything_in() -> None:
     assert result.stderr == ""  # verl's warnings of engines that are not installed would drown what matters
     found = json.loads(result.stdout.splitlines()[-1])
     # nothing else of ours is loaded into processes that may never need it
-    assert set(found["early"]) <= {"tempo_verl.plugin", "tempo_verl.backends", "tempo_verl.backends.cpu_platform"}
+    assert set(found["early"]) <= {
+        "tempo_verl.plugin", "tempo_verl.lazy", "tempo_verl.backends", "tempo_verl.backends.cpu_platform",
+    }  # fmt: skip
     assert found["trainer"] == "tempo_verl.trainer.trainer"
     assert found["platforms"][-1] == "cpu"  # last in line
     assert found["engines"] == {"language_model": "FSDPEngineWithLMHead", "value_model": "FSDPEngineWithValueHead"}

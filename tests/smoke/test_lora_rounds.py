@@ -14,7 +14,7 @@ from harness import Evidence, equal, train
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from tempo_verl.config.checks import check
+from tempo_verl.config.preflight import check
 from tempo_verl.evaluation.critic import Critic
 
 pytestmark = pytest.mark.slow

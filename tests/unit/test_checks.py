@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForTokenClassification
 
 from tempo_verl.cli.main import main as tempo_verl_command
-from tempo_verl.config.checks import check
 from tempo_verl.config.cluster import required_cpus
 from tempo_verl.config.models import check_fetched, check_prompts
+from tempo_verl.config.preflight import check
 from tempo_verl.config.schema import read_settings
 from tempo_verl.errors import UserError
 

@@ -11,9 +11,10 @@ from verl.utils.config import omega_conf_to_dataclass, validate_config
 from verl.workers.rollout.base import _ROLLOUT_REGISTRY
 from verl.workers.rollout.replica import RolloutReplicaRegistry
 
-from tempo_verl.config.checks import WITHOUT_EFFECT, check
+from tempo_verl.config.checks import WITHOUT_EFFECT
 from tempo_verl.config.folder import check_folder
 from tempo_verl.config.models import check_models
+from tempo_verl.config.preflight import check
 from tempo_verl.errors import UserError
 
 

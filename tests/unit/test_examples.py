@@ -126,7 +126,7 @@ def test_a_script_trains_what_the_checks_let_pass(
 ) -> None:
     from omegaconf import OmegaConf
 
-    from tempo_verl.config.checks import check
+    from tempo_verl.config.preflight import check
     from tempo_verl.launch import resolve_config
 
     if "own_data" in script or "MODEL" in arguments:

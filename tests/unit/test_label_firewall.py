@@ -154,6 +154,6 @@ def test_one_module_talks_to_transfer_queue_and_one_to_verls_trainer() -> None:
 
     assert users("transfer_queue") == {"trainer/batch.py"}
     assert users("verl.trainer.ppo") == {
-        "config/checks.py", "doctor.py", "trainer/arrivals.py", "trainer/correction.py", "trainer/port.py",
+        "config/preflight.py", "doctor.py", "trainer/arrivals.py", "trainer/correction.py", "trainer/port.py",
         "trainer/trainer.py",
     }  # fmt: skip

@@ -20,7 +20,7 @@ import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from tempo_verl.config.checks import check
+from tempo_verl.config.preflight import check
 from tempo_verl.config.schema import read_settings
 from tempo_verl.errors import UserError
 from tempo_verl.launch import resolve_config

@@ -18,7 +18,7 @@ from types import ModuleType
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from tempo_verl.config.checks import check
+from tempo_verl.config.preflight import check
 from tempo_verl.config.recipes import names, read
 from tempo_verl.config.schema import read_settings
 from tempo_verl.data.presets import presets

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl.trainer.ppo.core_algos import get_policy_loss_fn
 from verl.utils.config import omega_conf_to_dataclass
 
-from tempo_verl.config.checks import check
+from tempo_verl.config.preflight import check
 from tempo_verl.errors import UserError
 from tempo_verl.trainer.correction import corrects, rollout_correction
 

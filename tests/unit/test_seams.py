@@ -20,7 +20,7 @@ from transfer_queue import KVBatchMeta
 from transformers import AutoConfig, AutoTokenizer
 
 from tempo_verl import launch
-from tempo_verl.config import checks
+from tempo_verl.config import checks, preflight
 from tempo_verl.config.files import check_paths, check_questions, check_resume
 from tempo_verl.config.layout import roles
 from tempo_verl.config.models import check_fetched, check_models, check_prompts, layers_with_state
@@ -265,6 +265,7 @@ def refusal(config: DictConfig, models: bool = True) -> str | None:
         check_paths(config)
         checks._check_algorithm(config, method)
         checks._check_layout(config)
+        preflight._check_attention(config)
         checks._check_batches(config, method)
         checks._check_lengths(config)
         if models:

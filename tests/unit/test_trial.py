@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from tempo_verl.config.checks import check
+from tempo_verl.config.preflight import check
 from tempo_verl.data.validation import read_questions
 from tempo_verl.errors import UserError
 from tempo_verl.launch import Run, resolve_config
@@ -105,7 +105,7 @@ def test_the_trials_own_settings_pass_the_checks_of_a_cluster(
 ) -> None:
     monkeypatch.setattr("tempo_verl.config.checks.check_ray", lambda config: None)  # this machine has no such cluster
     monkeypatch.setattr(
-        "tempo_verl.config.checks.check_prompts", lambda config, questions: None
+        "tempo_verl.config.preflight.check_prompts", lambda config, questions: None
     )  # nor such a tokenizer
     for name, seed in (("labeled", 1), ("unlabeled", 2)):
         write_sums(tmp_path / f"{name}.parquet", seed)

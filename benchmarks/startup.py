@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a command takes before it does what it was called for: help, a mistake, the first round. See startup.md.
+
+The first round is that of the quickstart's stage 0 on its tiny model, so nearly all of it is processes that start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import typer
+from rich.console import Console
+from rich.table import Table
+from verifiers import machine
+
+POLL_SECONDS = 0.1
+COMMAND = (sys.executable, "-m", "tempo_verl.cli.main")
+# What a process is, by a pattern in its command line, the first that fits.
+KINDS = (
+    (r"^ray::(\w+)", r"\1"),
+    (r"tempo_verl\.cli\.main train", "tempo-verl train"),
+    (r"verl\.trainer\.main_ppo", "verl's launcher"),
+    (r"default_worker\.py", "Ray worker, idle"),
+    (r"/raylet/raylet|/gcs/gcs_server|ray/dashboard|log_monitor|runtime_env", "Ray's own"),
+)
+
+
+@dataclass
+class Start:
+    """Seconds since the command. ``seen``: when the first process of a kind appeared; ``busy``: of all of a kind."""
+
+    seen: dict[str, float] = field(default_factory=dict)
+    busy: dict[int, tuple[str, float]] = field(default_factory=dict)
+    marks: dict[str, float] = field(default_factory=dict)
+
+    def by_kind(self) -> dict[str, float]:
+        total: dict[str, float] = defaultdict(float)
+        for kind, seconds in self.busy.values():
+            total[kind] += seconds
+        return total
+
+
+def kind_of(process: psutil.Process) -> str:
+    line = " ".join(process.cmdline())
+    for pattern, name in KINDS:
+        if match := re.search(pattern, line):
+            return match.expand(name)
+    return "other"
+
+
+def timed(arguments: list[str], status: int) -> float:
+    """Wall seconds of a command that is over by itself.
+
+    Raises:
+        RuntimeError: it ended with another status.
+    """
+    started = time.perf_counter()
+    ended = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True)
+    seconds = time.perf_counter() - started
+    if ended.returncode != status:
+        raise RuntimeError(f"{arguments}: status {ended.returncode}: {ended.stderr[-500:]}")
+    return seconds
+
+
+def first_round(folder: Path, overrides: list[str]) -> Start:
+    """Train one round, and look at what runs until its metrics are there."""
+    start, started = Start(), time.perf_counter()
+    run = folder / "run"
+    marks = {"configuration checked": run / "config.yaml", "trainer set up": run / "status.json"}
+    with (folder / "output.txt").open("w") as output:
+        process = subprocess.Popen([*COMMAND, "train", "--run-dir", str(run), *overrides], stdout=output, stderr=output)
+        whole = psutil.Process(process.pid)
+        while process.poll() is None:
+            now = time.perf_counter() - started
+            for name, path in marks.items():
+                if path.exists():
+                    start.marks.setdefault(name, now)
+            metrics = run / "metrics.jsonl"
+            if metrics.exists() and '"step":1' in metrics.read_text().replace(" ", ""):
+                start.marks.setdefault("first round", now)
+                break
+            for found in [whole, *whole.children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    kind, times = kind_of(found), found.cpu_times()
+                    start.seen.setdefault(kind, now)
+                    start.busy[found.pid] = kind, times.user + times.system
+            time.sleep(POLL_SECONDS)
+        if process.wait():
+            raise RuntimeError((folder / "output.txt").read_text()[-1000:])
+    return start
+
+
+def main(
+    repetitions: Annotated[int, typer.Option(help="How often everything is measured.")] = 3,
+) -> None:
+    """Measure, and print the tables of startup.md."""
+    from tempo_verl.quickstart import FAST, _stage0_overrides, prepare
+    from tempo_verl.tasks.running_sums import RunningSums
+
+    os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
+    waits: dict[str, list[float]] = defaultdict(list)
+    starts: list[Start] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        made = Path(temporary)
+        prepare(made, RunningSums(seed=1), 1, Console(quiet=True))
+        overrides = [*_stage0_overrides(made, FAST, 1), "tempo.rounds=1", "tempo.calibration.warmup_rounds=0"]
+        overrides += ["trainer.val_before_train=false", "trainer.save_freq=-1"]
+        for repetition in range(repetitions):
+            waits["--help"].append(timed(["--help"], 0))
+            waits["a mistake in a setting"].append(timed(["train", "tempo.rounds=-1"], 2))
+            waits["a misspelt setting"].append(timed(["train", "tempo.round=3"], 2))
+            folder = made / str(repetition)
+            folder.mkdir()
+            starts.append(first_round(folder, overrides))
+    for mark in starts[0].marks:
+        waits[mark] = [start.marks[mark] for start in starts]
+    console = Console(width=120)
+    console.print(machine())
+    table = Table("what", "median s", "range", title="wall seconds since the command")
+    for name, seconds in waits.items():
+        table.add_row(name, f"{statistics.median(seconds):.1f}", f"{min(seconds):.1f} - {max(seconds):.1f}")
+    console.print(table)
+    table = Table("process", "first seen at", "seconds on a core, all of its kind", title="until the first round")
+    for kind in sorted(starts[0].seen, key=starts[0].seen.__getitem__):
+        seen = statistics.median(start.seen.get(kind, float("nan")) for start in starts)
+        busy = statistics.median(start.by_kind().get(kind, 0.0) for start in starts)
+        table.add_row(kind, f"{seen:.1f}", f"{busy:.1f}")
+    total = statistics.median(sum(start.by_kind().values()) for start in starts)
+    table.add_row("all", "", f"{total:.1f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
