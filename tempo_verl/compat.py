@@ -30,7 +30,9 @@ All are for verl >=0.9.1,<0.10 (``SUPPORTED_VERL``) and are covered by ``tests/c
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -41,6 +43,8 @@ SUPPORTED_VERL = ">=0.9.1,<0.10"
 # Set on the Hugging Face config of a critic by ``tempo_verl.trainer.critic_config`` for the loader below.
 ALLOW_NEW_VALUE_HEAD = "tempo_allow_new_value_head"
 FLOAT32_HEAD = "tempo_float32_head"
+
+WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # read by torch.load
 
 
 def check_verl_version() -> None:
@@ -133,6 +137,48 @@ def patch_float32_head(transformer_impl: ModuleType) -> None:
         return original(model, fsdp_kwargs, config)
 
     transformer_impl.apply_fsdp2 = apply_fsdp2
+
+
+@contextmanager
+def only_weights() -> Iterator[None]:
+    """Let ``torch.load`` run no code that a file names, whatever its caller asks for.
+
+    A checkpoint holds tensors, numbers and strings, and numpy's state of its generator, which is an array.
+    """
+    import numpy as np
+    import torch
+
+    array = np.random.get_state()[1]
+    rebuild = array.__reduce__()[0]
+    before = os.environ.get(WEIGHTS_ONLY)
+    os.environ[WEIGHTS_ONLY] = "1"
+    try:
+        with torch.serialization.safe_globals([rebuild, np.ndarray, np.dtype, type(array.dtype)]):
+            yield
+    finally:
+        if before is None:
+            del os.environ[WEIGHTS_ONLY]
+        else:
+            os.environ[WEIGHTS_ONLY] = before
+
+
+def patch_checkpoint_manager(checkpoint_manager: ModuleType) -> None:
+    """All patches of verl's FSDP checkpoint manager."""
+    patch_lora_export(checkpoint_manager)
+    patch_checkpoint_loading(checkpoint_manager)
+
+
+def patch_checkpoint_loading(checkpoint_manager: ModuleType) -> None:
+    """Load FSDP2's shards without unpickling anything but what they need. FSDP1's are objects of other kinds."""
+    manager = checkpoint_manager.FSDPCheckpointManager
+    original = manager.load_checkpoint
+
+    @functools.wraps(original)
+    def load_checkpoint(self, *args, **kwargs):
+        with only_weights() if checkpoint_manager.fsdp_version(self.model) == 2 else nullcontext():
+            return original(self, *args, **kwargs)
+
+    manager.load_checkpoint = load_checkpoint
 
 
 def patch_lora_export(checkpoint_manager: ModuleType) -> None:

@@ -21,8 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tempo_verl.config.checks import check_settings
 from tempo_verl.config.composed import CONFIG_MODULE, CONFIG_NAME, resolve_config
 from tempo_verl.config.files import lacks_predictions, restored_checkpoint, round_of
-from tempo_verl.config.folder import check_folder
 from tempo_verl.config.preflight import CHECKED, REFUSED
+from tempo_verl.config.resume import check_folder
 from tempo_verl.config.schema import read_settings
 from tempo_verl.doctor import check_entry_point, versions
 from tempo_verl.errors import UserError
@@ -121,6 +121,8 @@ def run_training(
         cause = status.error or ("see the output above" if verbose else last_error(run.log, earlier_log))
         where = "" if verbose else f" (full log: {run.log})"
         raise UserError(f"{title} failed: {cause.removeprefix('UserError: ')}{where}")
+    for notice in status.notices:
+        console.print(f"{title}: {notice}", highlight=False, markup=False, soft_wrap=True)
     if status.ends_early is not None:
         console.print(f"{title} ended early: {status.ends_early}", highlight=False, markup=False, soft_wrap=True)
     return seconds

@@ -26,7 +26,7 @@ HOOKS = {
     "verl.workers.rollout.replica": "tempo_verl.backends.transformers_rollout:register_replica",
     "verl.utils.model": "tempo_verl.compat:patch_value_head_loading",
     "verl.utils.fsdp_utils": "tempo_verl.compat:patch_lora_merge",
-    "verl.utils.checkpoint.fsdp_checkpoint_manager": "tempo_verl.compat:patch_lora_export",
+    "verl.utils.checkpoint.fsdp_checkpoint_manager": "tempo_verl.compat:patch_checkpoint_manager",
     "verl.utils.distributed": "tempo_verl.compat:patch_process_group",
     "verl.models.mcore.bridge": "tempo_verl.compat:patch_megatron_value_head",
     "verl.workers.engine.megatron.transformer_impl": "tempo_verl.compat:patch_megatron_critic",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from tempo_verl.trainer.checkpoints import write_text
+from tempo_verl.trainer.manifest import write_text
 
 
 @dataclass(frozen=True)

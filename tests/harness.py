@@ -211,7 +211,7 @@ def _recording_trainer() -> type:
 
         def begin(self, config: DictConfig) -> None:
             """What ``__init__`` and ``init`` do of what depends on the configuration."""
-            self.keeper = ours.Keeper.from_config(config, self.method.settings)
+            self.keeper, self.resumed = ours.Keeper.from_config(config, self.method), None
             self.replay_buffer = self._build_replay_buffer()
             self._init_dump_executor()
             self._init_dataloader()

@@ -47,6 +47,7 @@ class TransformersServer:
         self.adapted: Any = None  # the model with its LoRA adapter, once there is one
         self.global_steps: int | None = None
         self.repeats: Counter = Counter()
+        self.in_validation = False
         self.waiting: list[tuple[Request, asyncio.Future]] = []
         self.arrived = asyncio.Event()
         self.serving: asyncio.Task | None = None
@@ -79,12 +80,14 @@ class TransformersServer:
     def _seed(self, prompt: tuple[int, ...]) -> int:
         """A seed that depends on the run's seed, the policy version, the prompt and its how-manieth sample this is.
 
-        Not on the order in which different prompts arrive, so that a run can be repeated.
+        Not on the order in which different prompts arrive, so that a run can be repeated. Samples in validation are
+        other ones, and are counted apart, so that validating does not change what is trained on.
         """
         digest = zlib.crc32(np.asarray(prompt, dtype=np.int64).tobytes())
         repeat = self.repeats[prompt]
         self.repeats[prompt] += 1
         entropy = [self.config.seed, self.replica_rank, (self.global_steps or 0) + 1, digest, repeat]
+        entropy += [1] * self.in_validation
         return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
     async def _serve(self) -> None:
@@ -141,6 +144,11 @@ class TransformersServer:
             self.adapted = get_peft_model(self.model, LoraConfig(**lora)).eval()  # its layers are now in self.model
         return set_peft_model_state_dict(self.adapted, weights).unexpected_keys
 
+    async def validate(self, on: bool) -> None:
+        """Whether the samples from here on are those of a validation."""
+        self.in_validation = on
+        self.repeats.clear()
+
     async def sleep(self) -> None:
         """Nothing to free: the CPU backend shares no device memory with training."""
 
@@ -159,6 +167,10 @@ class TransformersServer:
 
 class TransformersReplica(RolloutReplica):
     """verl's handle on one :class:`TransformersServer`, placed on the node of the training process that feeds it."""
+
+    def validate(self, on: bool) -> None:
+        """Tell the server whether a validation begins, or is over."""
+        ray.get([server.validate.remote(on) for server in self.servers])
 
     async def launch_servers(self) -> None:
         node_id = await self.workers[0].__ray_call__.remote(lambda self: ray.get_runtime_context().get_node_id())

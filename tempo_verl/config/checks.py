@@ -18,11 +18,11 @@ from tempo_verl.config.files import (
     check_paths,
     check_predictions,
     check_questions,
-    check_resume,
     written,
 )
 from tempo_verl.config.layout import Pass, Role, roles
 from tempo_verl.config.models import check_model_settings
+from tempo_verl.config.resume import check_resume
 from tempo_verl.config.schema import read_settings
 from tempo_verl.config.start import check_start
 from tempo_verl.errors import UserError

@@ -17,15 +17,19 @@ from tempo_verl.methods import Method
 from tempo_verl.rewards import check_style, useless
 from tempo_verl.trainer.checkpoints import Checkpoints
 
-# Settings of verl that would remove checkpoints, or end them late, beside tempo.checkpoint.keep: field, neutral value.
-IN_THE_WAY_OF_KEEP = (
+# Settings of verl that remove a checkpoint before another one is whole, or end it at a time that nobody knows: field,
+# neutral value.
+IN_THE_WAY_OF_WHOLE = (
     ("trainer.max_actor_ckpt_to_keep", None),
     ("trainer.max_critic_ckpt_to_keep", None),
     ("trainer.remove_previous_ckpt_in_save", False),
-    ("trainer.del_local_ckpt_after_load", False),
-    ("trainer.default_hdfs_dir", None),
     ("actor_rollout_ref.actor.checkpoint.async_save", False),
     ("critic.checkpoint.async_save", False),
+)
+# Those that do not go with tempo.checkpoint.keep.
+IN_THE_WAY_OF_KEEP = (
+    ("trainer.del_local_ckpt_after_load", False),
+    ("trainer.default_hdfs_dir", None),
 )
 
 # Paths that verl and TEMPO write to, or read, as local ones.
@@ -127,6 +131,13 @@ def check_checkpoints(config: DictConfig, method: Method) -> None:
         UserError: in one line.
     """
     checkpoints, data_sources = Checkpoints.from_config(config), []
+    for field, neutral in IN_THE_WAY_OF_WHOLE:
+        value = OmegaConf.select(config, field)
+        if value not in (neutral, None):
+            raise UserError(
+                f"{field}={value} could leave the run without a whole checkpoint; leave it at {written(neutral)} "
+                "(tempo.checkpoint.keep says which ones stay)"
+            )
     if checkpoints.keep == "all":
         return
     keep = f"tempo.checkpoint.keep={checkpoints.keep}"
@@ -146,27 +157,6 @@ def check_checkpoints(config: DictConfig, method: Method) -> None:
     checkpoints.check_start(config.trainer.resume_mode, data_sources)
 
 
-def check_resume(config: DictConfig, method: Method) -> None:
-    """See that a run that goes on from a checkpoint has something left to do: verl would train no round, and be done.
-
-    Raises:
-        UserError: it has not; or verl cannot make out the checkpoint.
-    """
-    restored, rounds = restored_checkpoint(config), method.settings.rounds
-    if restored is None or config.trainer.val_only:
-        return
-    trained = round_of(restored)
-    if trained < rounds or (trained == rounds and lacks_predictions(method, restored)):
-        return
-    field, remedy = f"trainer.resume_mode=auto: {config.trainer.default_local_dir}", "name another folder"
-    if config.trainer.resume_mode == "resume_path":
-        field = f"trainer.resume_from_path={config.trainer.resume_from_path}"
-        remedy = "start from its weights with tempo.start_from"
-    raise UserError(
-        f"{field} is trained for {trained} rounds already, tempo.rounds={rounds}; raise the latter, or {remedy}"
-    )
-
-
 def restored_checkpoint(config: DictConfig) -> Path | None:
     """The folder ``global_step_N`` that verl will go on from; None: it begins anew.
 
@@ -179,7 +169,7 @@ def restored_checkpoint(config: DictConfig) -> Path | None:
     if mode == "auto":
         checkpoints = Checkpoints.from_config(config)
         latest = checkpoints.latest()
-        return checkpoints.path(latest) if latest is not None and checkpoints.path(latest).is_dir() else None
+        return None if latest is None else checkpoints.path(latest)
     if mode != "resume_path":
         raise UserError(f"trainer.resume_mode={mode} is unknown; choose one of auto, disable, resume_path")
     if not re.search(r"global_step_\d+$", str(path)) or not Path(path).is_dir():

@@ -29,6 +29,10 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class Resume(Section):
+    allow_changes: bool
+
+
 class Labeled(Section):
     files: Files
     batch_size: Count
@@ -133,7 +137,7 @@ class TempoSettings(Section):
     rounds: Count
     start_from: str | None
     start_checkpoint: Literal["last", "best"]
-    allow_changes: bool
+    resume: Resume
     labeled: Labeled
     unlabeled: Unlabeled
     calibration: Calibration

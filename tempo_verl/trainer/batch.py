@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import transfer_queue as tq
-from tensordict import TensorDict
+from tensordict import NonTensorStack, TensorDict
 from transfer_queue import KVBatchMeta
 
 from tempo_verl.errors import UserError
@@ -94,6 +94,11 @@ class Samples:
         fields = self.read(*self._trained_on(NOT_FOR_CRITIC))
         tq.kv_batch_put(keys=self.meta.keys, partition_id=partition, fields=fields)
         return Samples(KVBatchMeta(partition_id=partition, keys=self.meta.keys, tags=self.meta.tags))
+
+    def stored(self) -> dict[str, Any]:
+        """Keys, tags and fields of these rows as plain Python values and tensors, for :func:`put_back`."""
+        fields = {name: _plain(column) for name, column in self.read(*self._trained_on(frozenset())).items()}
+        return {"keys": list(self.meta.keys), "tags": [dict(tag) for tag in self.meta.tags], "fields": fields}
 
     def read(self, *names: str) -> TensorDict:
         """Fields as stored: jagged for token-level ones."""
@@ -247,6 +252,25 @@ def concatenate(*parts: Samples) -> Samples:
 def of_keys(partition: str, rows: list[tuple[str, dict[str, Any]]]) -> Samples:
     """Rows of a partition by key and tag."""
     return Samples(KVBatchMeta(partition_id=partition, keys=[key for key, _ in rows], tags=[tag for _, tag in rows]))
+
+
+def put_back(partition: str, keys: list[str], tags: list[dict[str, Any]], fields: dict[str, Any]) -> Samples:
+    """Store rows as :meth:`Samples.stored` gave them: a (B, ...) tensor, or a list with one tensor or object a row."""
+    columns = {name: _column(values) for name, values in fields.items()}
+    put(partition, keys, tags, TensorDict(columns, batch_size=len(keys)))
+    return of_keys(partition, list(zip(keys, tags, strict=True)))
+
+
+def _plain(column: Any) -> Any:
+    if not isinstance(column, torch.Tensor):
+        return [getattr(value, "data", value) for value in column]
+    return [row.clone() for row in column.unbind()] if column.is_nested else column
+
+
+def _column(values: Any) -> Any:
+    if isinstance(values, torch.Tensor):
+        return values
+    return as_jagged(values) if isinstance(values[0], torch.Tensor) else NonTensorStack(*values)
 
 
 def listed(partition: str) -> dict[str, dict[str, Any]]:

@@ -5,20 +5,15 @@ the best of them."""
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from tempo_verl.errors import UserError
-
-if TYPE_CHECKING:
-    from tempo_verl.config.schema import TempoSettings
+from tempo_verl.trainer.manifest import NAME, fault, write_text
 
 KEEP = ("all", "last", "best", "both")
 
@@ -65,11 +60,13 @@ class Checkpoints:
         """
         best = self.best()
         number = self.latest() if which == "last" else None if best is None else best.round
-        if number is None or not self.path(number).is_dir():
+        if number is None:
             remedy = (
                 "run with trainer.save_freq > 0" if which == "last" else "run with tempo.checkpoint.keep=best or both"
             )
             raise UserError(f"{self.folder}: no {which} checkpoint there yet; {remedy}")
+        if why := fault(self.path(number)):
+            raise UserError(f"{self.path(number)}: no whole checkpoint ({why}); choose another, or run that one again")
         return self.path(number)
 
     @property
@@ -82,21 +79,56 @@ class Checkpoints:
         return self.folder / f"global_step_{number}"
 
     def rounds(self) -> set[int]:
-        """Rounds that have a folder; that of an interrupted save is among them."""
+        """Rounds that have a folder; that of an interrupted save may be among them."""
         found = (re.fullmatch(r"global_step_(\d+)", path.name) for path in self.folder.glob("global_step_*"))
         return {int(match[1]) for match in found if match}
 
     def latest(self) -> int | None:
-        """The round whose checkpoint was the last to be complete: verl writes this file after it, and resumes there."""
-        return int(self._tracker.read_text()) if self._tracker.is_file() else None
+        """The newest round with a whole checkpoint, not newer than the one that verl names. None: there is none.
+
+        What verl names may be torn: it does so before the manifest is written, and files get lost later, too.
+        """
+        named = self.named()
+        whole = sorted((number for number in self.rounds() if named is None or number <= named), reverse=True)
+        return next((number for number in whole if self.is_whole(number)), None)
+
+    def named(self) -> int | None:
+        """The round that verl would resume: it writes its number after the checkpoint. None: none, or a torn file."""
+        text = self._tracker.read_text() if self._tracker.is_file() else ""
+        return int(text) if text.strip().isdigit() else None
+
+    def is_whole(self, number: int) -> bool:
+        """Whether all files of a checkpoint are there, by their sizes."""
+        return fault(self.path(number)) is None
+
+    def settle(self) -> tuple[int | None, list[str]]:
+        """Before a run goes on: let verl resume the newest checkpoint whose files are as they were saved.
+
+        Returns:
+            Its round, None if there is none, and what is told of those that are passed over.
+        """
+        told, named, found = [], self.named(), None
+        for number in sorted(self.rounds(), reverse=True):
+            if named is not None and number > named:
+                continue
+            why = fault(self.path(number), hashes=True)
+            if why is None:
+                found = number
+                break
+            told.append(f"the checkpoint of round {number} cannot be used: {why} ({self.path(number)})")
+        if found is None:
+            self._tracker.unlink(missing_ok=True)
+        elif found != named:
+            write_text(self._tracker, str(found))
+        best = self.best()
+        if told and best is not None and (found is None or best.round > found or not self.is_whole(best.round)):
+            self._best.unlink()
+            told.append(f"round {best.round} is no longer the best: its checkpoint is gone")
+        return found, told
 
     def best(self) -> Best | None:
         """The best round so far, None before the first one is chosen."""
         return Best(**json.loads(self._best.read_text())) if self._best.is_file() else None
-
-    def is_complete(self, number: int) -> bool:
-        """Whether the checkpoint of a round that was just trained or resumed is there."""
-        return self.latest() == number and self.path(number).is_dir()
 
     def is_better(self, number: int, accuracy: float) -> bool:
         """Whether a round beats the best one: an equal does not, nor does the best itself validated once more."""
@@ -114,16 +146,24 @@ class Checkpoints:
             self._kept.unlink(missing_ok=True)
             return
         write_text(self._kept, self.keep)
-        kept, best = {self.latest()}, self.best()
+        latest, best = self.latest(), self.best()
+        if latest is None:
+            return
+        kept = {latest}
         if self.keeps_best and best is not None:
             kept.add(best.round)
         for number in self.rounds() - kept:
-            shutil.rmtree(self.path(number))
+            self.remove(number)
+
+    def remove(self, number: int) -> None:
+        """Remove a checkpoint. One that is half removed is no whole one."""
+        (self.path(number) / NAME).unlink(missing_ok=True)
+        shutil.rmtree(self.path(number))
 
     def finish(self) -> None:
         """At the end of a run: of ``keep=best`` only the best one remains, and is the one to resume and to export."""
         best = self.best()
-        if self.keep == "best" and best is not None:
+        if self.keep == "best" and best is not None and self.is_whole(best.round):
             write_text(self._tracker, str(best.round))
             self.prune()
 
@@ -160,7 +200,8 @@ class Checkpoints:
             )
         if not self.keeps_best or best is None:
             return
-        if best.round not in self.rounds() or latest is None or latest < best.round:
+        named = self.named()  # a torn one is told when it is passed over
+        if best.round not in self.rounds() or (named is not None and named < best.round):
             raise UserError(
                 f"{self._best}: the checkpoint of round {best.round} is not there, or later than the one a run goes on "
                 "from; put it back, or remove this file"
@@ -183,87 +224,3 @@ class Checkpoints:
     def _kept(self) -> Path:
         """Holds ``keep`` once checkpoints have been removed by it: marks the folder as pruned, so gaps are expected."""
         return self.folder / "keep.txt"
-
-
-@dataclass
-class Keeper:
-    """Chooses the best checkpoint by validation while a run goes on.
-
-    Attributes:
-        checkpoints: the folder.
-        data_sources: by whose accuracy the best is chosen; empty if none is.
-        validated_first: the run begins with a validation.
-    """
-
-    checkpoints: Checkpoints
-    data_sources: list[str]
-    validated_first: bool
-    _accuracy: float | None = field(default=None, init=False)
-    _validations: int = field(default=0, init=False)
-
-    @classmethod
-    def from_config(cls, config: DictConfig, settings: TempoSettings) -> Keeper:
-        """As ``tempo.checkpoint`` says."""
-        from tempo_verl.data.validation import read_judging_sources
-
-        checkpoints, sources = Checkpoints.from_config(config), []
-        if checkpoints.keeps_best:
-            sources = read_judging_sources(
-                config.data.val_files, settings.unlabeled.files, settings.checkpoint.validation
-            )
-        return cls(checkpoints, sources, bool(config.trainer.val_before_train))
-
-    def validated(self, metrics: Mapping[str, float]) -> None:
-        """Take note of a validation."""
-        self._validations += 1
-        if self.checkpoints.keeps_best:
-            self._accuracy = validation_accuracy(metrics, self.data_sources)
-
-    def keep(self, number: int, save: Callable[[], None]) -> None:
-        """After the validation of a round: if it beats all before it, save it if need be, and name it the best.
-
-        The start of a resumed run was judged before the interruption; validating the same weights again only re-rolls
-        the noise.
-        """
-        resumed = self._validations == 1 and self.validated_first and number and self.checkpoints.best()
-        if not self.checkpoints.keeps_best or resumed:
-            return
-        assert self._accuracy is not None
-        if not self.checkpoints.is_better(number, self._accuracy):
-            return
-        if not self.checkpoints.is_complete(number):
-            save()
-        self.checkpoints.set_best(Best(number, self._accuracy, self.data_sources))
-
-    def prune(self) -> None:
-        """After a save."""
-        self.checkpoints.prune()
-
-    def finish(self) -> None:
-        """After the last round."""
-        self.checkpoints.finish()
-
-
-def validation_accuracy(metrics: Mapping[str, float], data_sources: list[str]) -> float:
-    """Mean over data sources of their ``mean@n``, as verl names it.
-
-    Raises:
-        UserError: a data source of which no question was validated.
-    """
-    accuracies = []
-    for source in data_sources:
-        found = [value for name, value in metrics.items() if name.startswith(f"val-core/{source}/acc/mean@")]
-        if not found:
-            raise UserError(
-                f"no question of data source {source} was validated, by which tempo.checkpoint.keep chooses; see "
-                "data.val_max_samples and data.filter_overlong_prompts, or set tempo.checkpoint.validation"
-            )
-        accuracies += found
-    return sum(accuracies) / len(accuracies)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Whoever reads the file finds the old text or the new one, even after a crash."""
-    new = path.with_name(f"{path.name}.new")
-    new.write_text(text)
-    os.replace(new, path)

@@ -8,18 +8,21 @@ The verdicts of earlier rollouts are known, so they can be learnt from again.
 from __future__ import annotations
 
 from collections import deque
+from pathlib import Path
 
 import numpy as np
+import torch
 
-from tempo_verl.trainer.batch import Samples, concatenate, of_keys
+from tempo_verl.trainer.batch import Samples, concatenate, of_keys, put_back
 
 PARTITION = "replay"
+FILE = "replay.pt"  # in a checkpoint
 
 
 class Replay:
     """The labelled samples of the last rounds, kept in a partition of their own in the queue.
 
-    A resumed run begins with none.
+    Checkpoints hold them: a resumed run draws what the run would have drawn.
 
     Args:
         window: calibrating rounds to keep.
@@ -52,3 +55,14 @@ class Replay:
         kept = fresh.copy_to(PARTITION)
         self._rounds.append(kept)
         return concatenate(kept, of_keys(PARTITION, [rows[row] for row in drawn]))
+
+    def save(self, folder: Path) -> None:
+        """Write what is kept into a checkpoint; nothing where nothing is."""
+        if self._rounds:
+            torch.save([samples.stored() for samples in self._rounds], folder / FILE)
+
+    def load(self, folder: Path) -> None:
+        """Put back into the queue what a checkpoint holds."""
+        if (folder / FILE).is_file():
+            rounds = torch.load(folder / FILE, weights_only=True)
+            self._rounds = deque(put_back(PARTITION, **stored) for stored in rounds)

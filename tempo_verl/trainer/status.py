@@ -6,10 +6,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tempo_verl.trainer.checkpoints import write_text
+from tempo_verl.trainer.manifest import write_text
 
 
 @dataclass
@@ -22,6 +22,7 @@ class State:
         rounds: how many there will be.
         ends_early: why the run ends before its last round; None if it does not.
         error: why it failed: type and message of the exception; None if it did not.
+        notices: what whoever started the run should know: checkpoints that were passed over.
     """
 
     state: str = "starting"
@@ -29,6 +30,7 @@ class State:
     rounds: int | None = None
     ends_early: str | None = None
     error: str | None = None
+    notices: list[str] = field(default_factory=list)
 
 
 class Status:
@@ -50,6 +52,11 @@ class Status:
     def ends_early(self, reason: str) -> None:
         """The next round is the last."""
         self._now.ends_early = reason
+        self._write()
+
+    def notice(self, text: str) -> None:
+        """Something that whoever started the run should know."""
+        self._now.notices.append(text)
         self._write()
 
     def done(self) -> None:

@@ -10,11 +10,16 @@ from __future__ import annotations
 
 import logging
 from functools import partial
+from pathlib import Path
 
 import torch
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
+from verl.utils.debug import marked_timer
 
 from tempo_verl.backends.cpu_platform import use_platform_for
+from tempo_verl.backends.replica import TransformersReplica
+from tempo_verl.compat import only_weights
+from tempo_verl.config.files import round_of
 from tempo_verl.config.models import check_fetched
 from tempo_verl.config.schema import read_settings
 from tempo_verl.data.monitor import Monitor, verdicts
@@ -22,8 +27,8 @@ from tempo_verl.data.streams import Streams
 from tempo_verl.methods import Method, Round
 from tempo_verl.trainer.arrivals import Arrivals
 from tempo_verl.trainer.batch import KVBatchMeta, clear
-from tempo_verl.trainer.checkpoints import Keeper
 from tempo_verl.trainer.critic import Critic
+from tempo_verl.trainer.keeper import Keeper
 from tempo_verl.trainer.log import Log, peak_memory
 from tempo_verl.trainer.losses import LOSSES
 from tempo_verl.trainer.metrics import measure_policy, validation_metrics
@@ -54,7 +59,7 @@ class TempoTrainer(PPOTrainerSync):
         self.method: Method = read_settings(config)
         self.status = Status(self.method.settings.status_file)
         with self.status.of_failure():
-            self.keeper = Keeper.from_config(config, self.method.settings)
+            self.keeper = Keeper.from_config(config, self.method)
             super().__init__(config)
 
     def step(self, metrics: dict, timing_raw: dict) -> KVBatchMeta:
@@ -102,6 +107,7 @@ class TempoTrainer(PPOTrainerSync):
     def fit(self, agent_loop_manager) -> None:
         with self.status.of_failure():
             super().fit(agent_loop_manager)
+            self.keeper.save(self.global_steps - 1, self._save)
             self.keeper.finish()
             self.predictions.write(self.port, self.global_steps)
         self.status.done()
@@ -116,6 +122,8 @@ class TempoTrainer(PPOTrainerSync):
         self.port = Port(self, loss.reads)
         self.rollout = Rollout(self.port, self.method, self.streams)
         self.replay = Replay(settings.calibration.replay.window, settings.labeled.seed)
+        if self.resumed is not None:
+            self.replay.load(self.resumed)
         if self.use_critic:
             self.critic_wg.set_loss_fn(loss.build(self.config))
 
@@ -155,17 +163,46 @@ class TempoTrainer(PPOTrainerSync):
         self.keeper.validated(metrics)
         return metrics
 
-    def on_validate_end(self) -> None:
-        """A round that is better than all before it has its checkpoint from here on, if not from its end."""
-        super().on_validate_end()
-        self.keeper.keep(self.global_steps, self._save_awake)
+    def on_validate_begin(self) -> None:
+        super().on_validate_begin()
+        self._tell_validation(True)
 
-    def _save_awake(self) -> None:
-        """Save while the inference engine is up: its memory is free whenever verl saves."""
-        self.checkpoint_manager.sleep_replicas()
-        self._save_checkpoint()
-        self.checkpoint_manager.update_weights(self.global_steps)
+    def on_validate_end(self) -> None:
+        """A round that is better than all before it is to be saved, if it is not anyway."""
+        super().on_validate_end()
+        self._tell_validation(False)
+        self.keeper.judge(self.global_steps)
+
+    def _tell_validation(self, on: bool) -> None:
+        for replica in self.llm_server_manager.get_replicas():
+            if isinstance(replica, TransformersReplica):
+                replica.validate(on)
 
     def _save_checkpoint(self) -> None:
+        """verl asks for it within a round; it is written when the round is over, validated and logged."""
+        self.keeper.due = True
+
+    def on_step_begin(self) -> None:
+        super().on_step_begin()
+        with marked_timer("save_checkpoint", self.timing_raw):
+            self.keeper.save(self.global_steps - 1, self._save)
+
+    def _save(self, folder: Path) -> None:
+        """Write all that a run goes on from, between two rounds: the inference engine is up, and has to make room."""
+        number = self.global_steps
+        self.checkpoint_manager.sleep_replicas()
+        self.global_steps = round_of(folder)  # verl names the folder by it
         super()._save_checkpoint()
-        self.keeper.prune()
+        self.global_steps = number
+        self.replay.save(folder)
+        self.checkpoint_manager.update_weights(number - 1)
+
+    def _load_checkpoint(self) -> None:
+        self.resumed, told = self.keeper.settle(self.config)
+        for line in told:
+            logger.warning(line)
+            self.status.notice(line)
+        with only_weights():
+            super()._load_checkpoint()
+        if self.resumed is not None and not self.config.trainer.val_only:
+            self.config.trainer.val_before_train = False  # these weights were validated when they were new

@@ -189,7 +189,7 @@ def test_a_trainer_method_takes_what_is_passed(name: str, args: tuple, options: 
 
 def test_every_method_we_override_exists_in_verl() -> None:
     ours = {name for name, value in vars(TempoTrainer).items() if inspect.isfunction(value) and name[:2] != "__"}
-    own = {"_assemble", "_save_awake"}
+    own = {"_assemble", "_save", "_tell_validation"}
     assert own <= ours
     for name in ours - own:
         assert hasattr(PPOTrainerSync, name), f"{name} overrides nothing"
@@ -198,7 +198,8 @@ def test_every_method_we_override_exists_in_verl() -> None:
 
 
 def test_the_attributes_we_set_are_not_verls() -> None:
-    ours = {"method", "status", "keeper", "streams", "watch", "monitor", "predictions", "port", "rollout", "replay"}
+    ours = {"method", "status", "keeper", "streams", "watch", "monitor", "predictions", "port", "rollout", "replay",
+            "resumed"}  # fmt: skip
     source = inspect.getsource(PPOTrainer) + inspect.getsource(PPOTrainerSync)
     assert not ours & set(re.findall(r"self\.(\w+)", source))
 

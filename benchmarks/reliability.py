@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kills trainings at random, runs the same command again, and compares with a run that nobody disturbed.
+
+See reliability.md. Victims and moments are drawn from a seed. Everything is real: the command, Ray, verl, FSDP.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import psutil
+import typer
+
+COMMAND = (sys.executable, "-m", "tempo_verl.cli.main", "train")
+# Who can be killed: a pattern in the command line.
+VICTIMS = {
+    "the command": r"tempo_verl\.cli\.main train",
+    "verl's launcher": r"verl\.trainer\.main_ppo",
+    "the trainer": r"^ray::TaskRunner",
+    "a training worker": r"^ray::WorkerDict|WorkerDict",
+    "the rollout server": r"^ray::TransformersServer",
+    "the reward worker": r"^ray::RewardLoopWorker",
+    "TransferQueue's storage": r"^ray::SimpleStorageUnit",
+    "TransferQueue's controller": r"^ray::TransferQueueController",
+    "the raylet": r"/raylet/raylet",
+    "Ray's head": r"/gcs/gcs_server",
+}
+PATIENCE = 120.0  # seconds in which a run has to end after a kill
+# What differs between two runs of the same thing: times and memory.
+UNSTEADY = re.compile(r"^(timing|perf/|tempo/time/|tempo/memory/|training/epoch|.*(mfu|_time\b|throughput|/time/))")
+METHODS = ("tempo", "ttrl", "ppo", "official")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What every run starts from."""
+
+    folder: Path
+
+    def overrides(self, method: str, rounds: int, ranks: int = 1) -> list[str]:
+        """A run of a few seconds a round, with all that a checkpoint has to hold."""
+        data = self.folder / "data"
+        common = [
+            f"method={method}",
+            "hardware=cpu",
+            f"tempo.rounds={rounds}",
+            f"tempo.labeled.files='{data / 'labeled.parquet'}'",
+            f"tempo.unlabeled.files='{data / 'unlabeled.parquet'}'",
+            "tempo.labeled.batch_size=8",
+            "tempo.calibration.mini_batch_size=4",
+            "tempo.calibration.lr=1e-3",
+            "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+            "actor_rollout_ref.actor.optim.lr=1e-4",
+            "actor_rollout_ref.rollout.n=4",
+            "actor_rollout_ref.rollout.val_kwargs.n=2",
+            f"actor_rollout_ref.model.path='{self.folder / 'policy'}'",
+            f"data.val_files=['{data / 'heldout.parquet'}']",
+            "data.max_prompt_length=16",
+            "data.max_response_length=24",
+            "trainer.save_freq=1",
+            "trainer.test_freq=2",
+            "trainer.val_before_train=true",
+            f"trainer.n_gpus_per_node={ranks}",
+            "tempo.predictions.n=2",
+            "tempo.predictions.labeled=32",
+        ]
+        if method != "ttrl":
+            common += [f"critic.model.path='{self.folder / 'policy'}'", "critic.allow_new_value_head=true"]
+        if method != "ppo":
+            common += ["tempo.unlabeled.batch_size=8", "tempo.checkpoint.keep=both"]
+        if method == "tempo":
+            common += [
+                "tempo.unlabeled.focus=0.5",
+                "tempo.calibration.replay.prompts=8",
+                "tempo.calibration.replay.window=2",
+                "tempo.calibration.gate.min_auroc=0.05",
+            ]
+        return common
+
+
+def make(folder: Path, steps: int = 150) -> Made:
+    """The tiny task with few questions, so that epochs end, and a pretrained policy."""
+    from tempo_verl.tasks.pretrain import pretrain
+    from tempo_verl.tasks.running_sums import RunningSums, write_parquet
+
+    task = RunningSums(seed=1)
+    for name, prompts in task.make_sets().items():
+        write_parquet(folder / "data" / f"{name}.parquet", prompts[: 40 if name == "labeled" else 20], split=name)
+    pretrain(folder / "policy", task, steps=steps, seed=1, progress=lambda *_: None)
+    return Made(folder)
+
+
+# ---------------------------------------------------------------------- what a run leaves
+
+
+def evidence(run: Path) -> dict[str, str]:
+    """Hashes of all that has to be equal: the last checkpoint, metrics, predictions, a few numbers of each row."""
+    found = {name: _hash(value) for name, value in _metrics(run).items()}
+    named = int((run / "checkpoints" / "latest_checkpointed_iteration.txt").read_text())
+    for path in sorted((run / "checkpoints" / f"global_step_{named}").rglob("*.pt")):
+        found[path.relative_to(run / "checkpoints").as_posix()] = _hash(_plain(path))
+    for name in ("predictions.jsonl", "checkpoints/best.json"):
+        if (run / name).is_file():
+            found[name] = _hash((run / name).read_text())
+    for path in sorted((run / "rounds").glob("*.npz")):
+        import numpy as np
+
+        with np.load(path) as arrays:
+            found[f"rounds/{path.name}"] = _hash({name: arrays[name].tolist() for name in arrays})
+    return found
+
+
+def differences(first: dict[str, str], second: dict[str, str]) -> list[str]:
+    """What is not in both, or not the same."""
+    return sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
+
+
+def _metrics(run: Path) -> dict[str, Any]:
+    """By round and name; of a round that was trained twice, the later part."""
+    parts = sorted(run.glob("metrics.*.jsonl"), key=lambda path: int(path.name.split(".")[1]))
+    found: dict[str, Any] = {}
+    for path in [*parts, run / "metrics.jsonl"]:
+        for line in path.read_text().splitlines() if path.is_file() else []:
+            with contextlib.suppress(json.JSONDecodeError):  # a torn last line, of a round that is trained again
+                entry = json.loads(line)
+                for name, value in entry["data"].items():
+                    if not UNSTEADY.search(name):
+                        found[f"round {entry['step']}: {name}"] = value
+    return found
+
+
+def _plain(path: Path) -> Any:
+    import torch
+
+    from tempo_verl.compat import only_weights
+
+    with only_weights():
+        return torch.load(path, weights_only=False, map_location="cpu")
+
+
+def _hash(value: Any) -> str:
+    digest = hashlib.sha256()
+    for part in _parts(value):
+        digest.update(part)
+    return digest.hexdigest()[:16]
+
+
+def _parts(value: Any) -> Iterator[bytes]:
+    if hasattr(value, "to_local"):
+        value = value.to_local()
+    if isinstance(value, dict):
+        for key in value:
+            yield repr(key).encode()
+            yield from _parts(value[key])
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _parts(part)
+    elif hasattr(value, "numpy"):
+        yield value.detach().contiguous().numpy().tobytes()
+    else:
+        yield repr(value).encode()
+
+
+# ---------------------------------------------------------------------- killing
+
+
+@dataclass
+class Ended:
+    """How a command ended.
+
+    Attributes:
+        status: its exit status.
+        output: stdout and stderr.
+        seconds: from the kill, or else from the start, to the end.
+        killed: who was killed.
+        left: processes that it started and that are still there.
+    """
+
+    status: int
+    output: str
+    seconds: float
+    killed: str | None = None
+    left: list[str] = field(default_factory=list)
+
+
+def train(run: Path, overrides: list[str], kill: Callable[[Path, Watched], str | None] | None = None) -> Ended:
+    """Run the command; ``kill`` is asked again and again until it has killed somebody."""
+    shared = _shared_memory()
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen([*COMMAND, "--run-dir", str(run), *overrides], stdout=output, stderr=output)
+        watched, killed, since = Watched(process.pid), None, time.monotonic()
+        while process.poll() is None:
+            watched.look()
+            if kill is not None and killed is None and (killed := kill(run, watched)):
+                since = time.monotonic()
+            if killed and time.monotonic() - since > PATIENCE:
+                process.kill()
+            time.sleep(0.1)
+        seconds = time.monotonic() - since
+        output.seek(0)
+        left = watched.left()
+        left += [f"shared memory {name}" for name in sorted(_shared_memory() - shared)]
+        return Ended(process.returncode, output.read(), seconds, killed, left)
+
+
+def _shared_memory() -> set[str]:
+    return {path.name for path in Path("/dev/shm").iterdir()}
+
+
+class Watched:
+    """The processes of a command, also those that have lost their parent."""
+
+    def __init__(self, pid: int):
+        self._root, self._known = psutil.Process(pid), {}
+
+    def look(self) -> None:
+        """Take note of new ones."""
+        roots = [self._root, *(process for process in self._known.values() if process.is_running())]
+        for root in roots:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for process in [root, *root.children(recursive=True)]:
+                    self._known.setdefault((process.pid, process.create_time()), process)
+
+    def find(self, pattern: str) -> list[psutil.Process]:
+        """Living ones by a pattern in their command line."""
+        return [process for process in self._alive() if re.search(pattern, _line(process))]
+
+    def left(self, patience: float = 15.0) -> list[str]:
+        """Those that are still alive; they are ended."""
+        until = time.monotonic() + patience
+        while (alive := self._alive()) and time.monotonic() < until:
+            time.sleep(0.2)
+        told = [_line(process)[:120] for process in alive]
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        return told
+
+    def _alive(self) -> list[psutil.Process]:
+        found = []
+        for process in self._known.values():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+
+def _line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def at_random(victim: str, delay: float, number: int) -> Callable[[Path, Watched], str | None]:
+    """Kill ``victim`` (a key of VICTIMS) ``delay`` seconds after round ``number`` has been logged (0: after the start)."""
+    since: list[float] = []
+
+    def kill(run: Path, watched: Watched) -> str | None:
+        if not since:
+            status = run / "status.json"
+            with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+                state = json.loads(status.read_text())
+                if state["state"] in ("starting", "running") and state["round"] >= number:
+                    since.append(time.monotonic())
+            return None
+        if time.monotonic() - since[0] < delay:
+            return None
+        found = watched.find(VICTIMS[victim])
+        if not found:
+            return None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found[-1].send_signal(signal.SIGKILL)
+        return victim
+
+    return kill
+
+
+def main(
+    seed: Annotated[int, typer.Option(help="Of victims and moments.")] = 0,
+    kills: Annotated[int, typer.Option(help="How many.")] = 20,
+    rounds: Annotated[int, typer.Option(help="Of each training.")] = 4,
+    out: Annotated[Path, typer.Option(help="JSON lines, one a kill.")] = Path("reliability.jsonl"),
+) -> None:
+    """Kill, restart, compare; print one line a kill."""
+    os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
+    rng = random.Random(seed)
+    with tempfile.TemporaryDirectory() as temporary, out.open("w") as lines:
+        made, undisturbed = make(Path(temporary)), {}
+        for number in range(kills):
+            method = METHODS[number % len(METHODS)]
+            victim, after, delay = rng.choice(list(VICTIMS)), rng.randrange(rounds), rng.uniform(0, 4)
+            overrides = made.overrides(method, rounds)
+            if method not in undisturbed:
+                whole = train(Path(temporary) / method, overrides)
+                if whole.status:
+                    raise RuntimeError(whole.output)
+                undisturbed[method] = evidence(Path(temporary) / method)
+            run = Path(temporary) / f"{number}"
+            ended = train(run, overrides, at_random(victim, delay, after))
+            again = train(run, overrides)
+            differ = differences(undisturbed[method], evidence(run)) if again.status == 0 else [again.output[-300:]]
+            told = {
+                "method": method, "victim": victim, "after_round": after, "delay": round(delay, 1),
+                "killed": ended.killed, "status": ended.status, "seconds_to_end": round(ended.seconds, 1),
+                "last_line": ended.output.strip().splitlines()[-1:], "left": ended.left + again.left,
+                "differ": differ[:5], "equal": not differ,
+            }  # fmt: skip
+            lines.write(json.dumps(told) + "\n")
+            lines.flush()
+            print(json.dumps(told), flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

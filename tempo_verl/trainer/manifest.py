@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The list of a checkpoint's files, with sizes and hashes. It is written last: where it is, all of them are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+NAME = "manifest.json"
+CHUNK = 2**22  # bytes read at a time
+READERS = 8  # files at a time
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whoever reads the file finds the old text or the new one, even after a crash."""
+    new = path.with_name(f"{path.name}.new")
+    with new.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(new, path)
+
+
+def sha256(path: Path, *, sync: bool = False) -> str:
+    """Hash of a file's content.
+
+    Args:
+        sync: also wait until the disk holds it.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+        if sync:
+            os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def write_manifest(folder: Path, about: Mapping[str, Any]) -> None:
+    """Make a checkpoint a whole one.
+
+    Args:
+        folder: where all else is written.
+        about: what else the manifest holds: JSON values.
+    """
+    files = _files(folder)
+    hashes = _hashed(folder, files, sync=True)
+    found = {name: {"bytes": (folder / name).stat().st_size, "sha256": hashes[name]} for name in files}
+    write_text(folder / NAME, json.dumps({**about, "files": found}, indent=1))
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """What it holds; None where there is none, or none that can be read."""
+    try:
+        manifest = json.loads((folder / NAME).read_text())
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return manifest if isinstance(manifest, dict) and isinstance(manifest.get("files"), dict) else None
+
+
+def fault(folder: Path, *, hashes: bool = False) -> str | None:
+    """Why a folder is no whole checkpoint, in words; None if it is one.
+
+    Args:
+        hashes: read every file, too.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return f"{NAME} is missing or torn" if folder.is_dir() else "the folder is missing"
+    files: dict[str, dict[str, Any]] = manifest["files"]
+    for name, told in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != told["bytes"]:
+            return f"{name} has {path.stat().st_size} bytes instead of {told['bytes']}"
+    if hashes:
+        found = _hashed(folder, list(files))
+        for name, told in files.items():
+            if found[name] != told["sha256"]:
+                return f"{name} was changed after it was saved"
+    return None
+
+
+def _files(folder: Path) -> list[str]:
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in found if name not in (NAME, f"{NAME}.new"))
+
+
+def _hashed(folder: Path, names: list[str], *, sync: bool = False) -> dict[str, str]:
+    with ThreadPoolExecutor(READERS) as readers:  # hashing lets go of the interpreter
+        return dict(zip(names, readers.map(lambda name: sha256(folder / name, sync=sync), names), strict=True))
