@@ -41,7 +41,7 @@ VICTIMS = {
 }
 PATIENCE = 120.0  # seconds in which a run has to end after a kill
 # What differs between two runs of the same thing: times and memory.
-UNSTEADY = re.compile(r"^(timing|perf/|tempo/time/|tempo/memory/|training/epoch|.*(mfu|_time\b|throughput|/time/))")
+UNSTEADY = re.compile(r"^(timing|perf/|tempo/time/|tempo/memory/|training/epoch)|mfu|memory|throughput|time/|_time\b")
 METHODS = ("tempo", "ttrl", "ppo", "official")
 
 
@@ -112,7 +112,10 @@ def evidence(run: Path) -> dict[str, str]:
     found = {name: _hash(value) for name, value in _metrics(run).items()}
     named = int((run / "checkpoints" / "latest_checkpointed_iteration.txt").read_text())
     for path in sorted((run / "checkpoints" / f"global_step_{named}").rglob("*.pt")):
-        found[path.relative_to(run / "checkpoints").as_posix()] = _hash(_plain(path))
+        content = _plain(path)
+        if isinstance(content, dict):
+            content.pop("rng", None)  # verl's workers draw theirs from the system, and nothing is drawn from them here
+        found[path.relative_to(run / "checkpoints").as_posix()] = _hash(content)
     for name in ("predictions.jsonl", "checkpoints/best.json"):
         if (run / name).is_file():
             found[name] = _hash((run / name).read_text())
@@ -267,7 +270,7 @@ def _line(process: psutil.Process) -> str:
 
 
 def at_random(victim: str, delay: float, number: int) -> Callable[[Path, Watched], str | None]:
-    """Kill ``victim`` (a key of VICTIMS) ``delay`` seconds after round ``number`` has been logged (0: after the start)."""
+    """Kill ``victim`` (a key of VICTIMS) ``delay`` seconds after round ``number`` (0: after the trainer's start)."""
     since: list[float] = []
 
     def kill(run: Path, watched: Watched) -> str | None:

@@ -146,7 +146,7 @@ def only_weights() -> Iterator[None]:
     A checkpoint holds tensors, numbers and strings, and numpy's state of its generator, which is an array.
     """
     import numpy as np
-    import torch
+    import torch.distributed.tensor  # its own kinds of tensors are allowed from then on
 
     array = np.random.get_state()[1]
     rebuild = array.__reduce__()[0]

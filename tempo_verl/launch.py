@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -22,10 +23,11 @@ from tempo_verl.config.checks import check_settings
 from tempo_verl.config.composed import CONFIG_MODULE, CONFIG_NAME, resolve_config
 from tempo_verl.config.files import lacks_predictions, restored_checkpoint, round_of
 from tempo_verl.config.preflight import CHECKED, REFUSED
-from tempo_verl.config.resume import check_folder
+from tempo_verl.config.resume import check_folder, check_unchanged
 from tempo_verl.config.schema import read_settings
 from tempo_verl.doctor import check_entry_point, versions
 from tempo_verl.errors import UserError
+from tempo_verl.processes import end_with_parent, none_left
 from tempo_verl.run import Run
 from tempo_verl.trainer.status import State, read_status
 
@@ -42,6 +44,7 @@ def run_training(
     *,
     title: str,
     verbose: bool = False,
+    max_restarts: int = 0,
     ended: Callable[[float], None] | None = None,
 ) -> float:
     """Check, then train until done.
@@ -51,6 +54,8 @@ def run_training(
         overrides: Hydra overrides.
         title: what the progress bar says.
         verbose: verl's output on the console instead of a progress bar and a log file.
+        max_restarts: how often a run that fails goes on from its last checkpoint; not after a mistake, which would be
+            met again.
         ended: called with the seconds the training process ran, also when it failed or was interrupted.
 
     Returns:
@@ -77,55 +82,97 @@ def run_training(
         rounds = _trained(run, config)
         if rounds is None:
             check_settings(config)
+        else:
+            check_unchanged(config, read_settings(config))
         check_folder(run.folder, config)
     if rounds is not None:
-        console.print(
+        _tell(
+            console,
             f"{title}: all {rounds} rounds are in {run.folder} already, so nothing was trained; raise tempo.rounds to "
             "go on",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
         )
         return 0.0
-    run.log.parent.mkdir(parents=True, exist_ok=True)
-    earlier_log, earlier_config = _size(run.log), _stamp(run.config)
     command = [
         sys.executable, "-m", "verl.trainer.main_ppo",
         "--config-path", f"pkg://{CONFIG_MODULE}", "--config-name", CONFIG_NAME, *overrides,
     ]  # fmt: skip
-    started = time.monotonic()
+    started, show = time.monotonic(), not verbose
+    try:
+        with run.lock() as lock, none_left():
+            for restarts_left in reversed(range(max_restarts + 1)):
+                status, failure = _train_once(run, command, config, console, title, lock, show)
+                if failure is None:
+                    break
+                if not restarts_left or failure.in_vain:
+                    raise UserError(f"{title} failed: {failure.cause}" + (f" (full log: {run.log})" if show else ""))
+                _tell(console, f"{title} failed: {failure.cause}; it goes on, {restarts_left} restarts are left")
+    finally:
+        seconds = time.monotonic() - started
+        if ended:
+            ended(seconds)
+    for notice in status.notices:
+        _tell(console, f"{title}: {notice}")
+    if status.ends_early is not None:
+        _tell(console, f"{title} ended early: {status.ends_early}")
+    return seconds
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a training ended. ``in_vain``: it would end so again."""
+
+    cause: str
+    in_vain: bool
+
+
+def _train_once(
+    run: Run, command: list[str], config: DictConfig, console: Console, title: str, lock: int, show: bool
+) -> tuple[State, Failure | None]:
+    """Run verl's launcher to its end.
+
+    Args:
+        lock: file descriptor of the folder's lock, which the launcher holds as well.
+        show: a progress bar and a log file instead of verl's output.
+
+    Raises:
+        UserError: the checks found a mistake.
+    """
+    run.log.parent.mkdir(parents=True, exist_ok=True)
+    earlier_log, earlier_config = _size(run.log), _stamp(run.config)
     with run.log.open("ab") as log:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=None if verbose else log,
-            stderr=None if verbose else subprocess.STDOUT,
+            stdout=log if show else None,
+            stderr=subprocess.STDOUT if show else None,
             env={**os.environ, "HYDRA_FULL_ERROR": "1", "RAY_DEDUP_LOGS": "0", CHECKED: str(run.folder)},
+            pass_fds=[lock],
+            preexec_fn=end_with_parent,
         )
         try:
-            _watch(process, run, config, console, title, earlier_config, show=not verbose)
+            _watch(process, run, config, console, title, earlier_config, show)
         except BaseException:
             _stop(process)
             raise
-        finally:
-            seconds = time.monotonic() - started
-            if ended:
-                ended(seconds)
+    said = last_error(run.log, earlier_log) if show else "see the output above"
     if process.returncode == REFUSED:
-        told = "see the output above" if verbose else last_error(run.log, earlier_log)
         _clear_log(run, earlier_log)
-        raise UserError(told)
+        raise UserError(said)
     # a process that died before it began this run has left an earlier run's status in place
     status = State() if _stamp(run.config) == earlier_config else read_status(run.status)
-    if process.returncode != 0:
-        cause = status.error or ("see the output above" if verbose else last_error(run.log, earlier_log))
-        where = "" if verbose else f" (full log: {run.log})"
-        raise UserError(f"{title} failed: {cause.removeprefix('UserError: ')}{where}")
-    for notice in status.notices:
-        console.print(f"{title}: {notice}", highlight=False, markup=False, soft_wrap=True)
-    if status.ends_early is not None:
-        console.print(f"{title} ended early: {status.ends_early}", highlight=False, markup=False, soft_wrap=True)
-    return seconds
+    if process.returncode == 0:
+        return status, None
+    if status.error is None and process.returncode < 0:
+        said = f"verl's launcher was ended by {signal.Signals(-process.returncode).name}"
+        said += " (by hand, or because memory ran out)" * (process.returncode == -signal.SIGKILL)
+    elif status.error is None and status.state in ("starting", "running"):
+        said = f"the trainer's process ended without a word, killed, crashed or out of memory ({said})"
+    cause = status.error or said
+    return status, Failure(cause.removeprefix("UserError: "), in_vain=cause.startswith("UserError: "))
+
+
+def _tell(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _trained(run: Run, config: DictConfig) -> int | None:

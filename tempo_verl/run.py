@@ -3,12 +3,23 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
+import psutil
 from omegaconf import DictConfig, OmegaConf
 
+from tempo_verl.errors import UserError
 from tempo_verl.trainer.manifest import write_text
+
+LOCK = ".lock"  # holds the number of the process whose command has the folder
+PATIENCE, POLL_SECONDS = 60.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,42 @@ class Run:
     @property
     def config(self) -> Path:
         return self.folder / "config.yaml"
+
+    @contextmanager
+    def lock(self) -> Iterator[int]:
+        """Keep the folder for this command. Processes that hold the file descriptor too keep it as long as they live.
+
+        Raises:
+            UserError: another command has it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / LOCK).open("a+") as file:
+            self._wait_for(file)
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            try:
+                yield file.fileno()
+            finally:
+                if [path.name for path in self.folder.iterdir()] == [LOCK]:  # the command was refused
+                    (self.folder / LOCK).unlink()
+                    self.folder.rmdir()
+
+    def _wait_for(self, file: IO[str]) -> None:
+        """Take the lock; what a command that was killed has left behind gets some time to end."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip()
+                if (holder.isdigit() and psutil.pid_exists(int(holder))) or time.monotonic() > until:
+                    raise UserError(
+                        f"--run-dir={self.folder} is in use by another command (process {holder or 'unknown'}); wait "
+                        "until it has ended, or name another folder"
+                    ) from None
+                time.sleep(POLL_SECONDS)
 
     def begin(self, config: DictConfig) -> None:
         """Make the folder that of a run with this configuration, once nothing speaks against it any more.

@@ -55,6 +55,9 @@ def train(
         "runs/train"
     ),
     verbose: Annotated[bool, typer.Option(help="Show verl's own output instead of a progress bar.")] = False,
+    max_restarts: Annotated[
+        int, typer.Option(min=0, help="How often a run that fails goes on from its last checkpoint by itself.")
+    ] = 0,
 ) -> None:
     """Train: check everything first, then run verl's trainer with a progress bar.
 
@@ -74,6 +77,7 @@ def train(
         console,
         title="training",
         verbose=verbose,
+        max_restarts=max_restarts,
         ended=lambda seconds: write_run_info(run_dir, command, {"training": seconds}),
     )
     _report(run_dir, console)

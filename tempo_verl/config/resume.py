@@ -94,8 +94,7 @@ def check_resume(config: DictConfig, method: Method) -> None:
     if restored is None or config.trainer.val_only:
         return
     trained = round_of(restored)
-    if not method.settings.resume.allow_changes:
-        _check_changes(restored, Fingerprint.of(config, method))
+    check_unchanged(config, method)
     if trained < rounds or (trained == rounds and lacks_predictions(method, restored)):
         return
     field, remedy = f"trainer.resume_mode=auto: {config.trainer.default_local_dir}", "name another folder"
@@ -107,8 +106,16 @@ def check_resume(config: DictConfig, method: Method) -> None:
     )
 
 
-def _check_changes(checkpoint: Path, now: Fingerprint) -> None:
-    changed = now.changes(read_manifest(checkpoint) or {})
+def check_unchanged(config: DictConfig, method: Method) -> None:
+    """See that method, settings and data are those of the checkpoint that a run goes on from, if it does.
+
+    Raises:
+        UserError: they are not, with the differences.
+    """
+    checkpoint = restored_checkpoint(config)
+    if checkpoint is None or method.settings.resume.allow_changes:
+        return
+    changed = Fingerprint.of(config, method).changes(read_manifest(checkpoint) or {})
     if changed:
         more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         raise UserError(

@@ -13,7 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from tempo_verl.errors import UserError
-from tempo_verl.trainer.manifest import NAME, fault, write_text
+from tempo_verl.trainer.manifest import NAME, disown, fault, write_text
 
 KEEP = ("all", "last", "best", "both")
 
@@ -116,6 +116,7 @@ class Checkpoints:
                 found = number
                 break
             told.append(f"the checkpoint of round {number} cannot be used: {why} ({self.path(number)})")
+            disown(self.path(number))
         if found is None:
             self._tracker.unlink(missing_ok=True)
         elif found != named:

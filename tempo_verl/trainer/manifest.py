@@ -87,6 +87,12 @@ def fault(folder: Path, *, hashes: bool = False) -> str | None:
     return None
 
 
+def disown(folder: Path) -> None:
+    """Let a folder whose files are not as they were saved count as no checkpoint from now on."""
+    if (folder / NAME).exists():
+        (folder / NAME).rename(folder / f"damaged_{NAME}")
+
+
 def _files(folder: Path) -> list[str]:
     found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return sorted(name for name in found if name not in (NAME, f"{NAME}.new"))

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from tempo_verl.errors import UserError
 from tempo_verl.trainer.manifest import write_text
 
 
@@ -64,14 +65,23 @@ class Status:
         self._now.state = "done"
         self._write()
 
+    def failed(self, cause: str) -> None:
+        """The run is over."""
+        self._now.state, self._now.error = "failed", cause
+        self._write()
+
     @contextmanager
-    def of_failure(self) -> Iterator[None]:
-        """Tell of whatever is raised within."""
+    def of_failure(self, explained: Callable[[], str | None] = lambda: None) -> Iterator[None]:
+        """Tell of whatever is raised within.
+
+        Args:
+            explained: asked for a better cause than the exception; None: it knows none.
+        """
         try:
             yield
         except BaseException as error:
-            self._now.state, self._now.error = "failed", told(error)
-            self._write()
+            cause = None if isinstance(error, UserError) else explained()
+            self.failed(told(error) if cause is None else cause)
             raise
 
     def _write(self) -> None:

@@ -29,6 +29,7 @@ from tempo_verl.trainer.arrivals import Arrivals
 from tempo_verl.trainer.batch import KVBatchMeta, clear
 from tempo_verl.trainer.critic import Critic
 from tempo_verl.trainer.keeper import Keeper
+from tempo_verl.trainer.lifeguard import Lifeguard
 from tempo_verl.trainer.log import Log, peak_memory
 from tempo_verl.trainer.losses import LOSSES
 from tempo_verl.trainer.metrics import measure_policy, validation_metrics
@@ -58,6 +59,7 @@ class TempoTrainer(PPOTrainerSync):
         use_platform_for(config.trainer.device)
         self.method: Method = read_settings(config)
         self.status = Status(self.method.settings.status_file)
+        self.lifeguard = Lifeguard(self.status)
         with self.status.of_failure():
             self.keeper = Keeper.from_config(config, self.method)
             super().__init__(config)
@@ -101,11 +103,11 @@ class TempoTrainer(PPOTrainerSync):
     # ------------------------------------------------------------------ verl's hooks
 
     def init(self) -> None:
-        with self.status.of_failure():
+        with self.status.of_failure(self.lifeguard.dead), self.lifeguard:
             super().init()
 
     def fit(self, agent_loop_manager) -> None:
-        with self.status.of_failure():
+        with self.status.of_failure(self.lifeguard.dead), self.lifeguard:
             super().fit(agent_loop_manager)
             self.keeper.save(self.global_steps - 1, self._save)
             self.keeper.finish()

@@ -199,7 +199,7 @@ def test_every_method_we_override_exists_in_verl() -> None:
 
 def test_the_attributes_we_set_are_not_verls() -> None:
     ours = {"method", "status", "keeper", "streams", "watch", "monitor", "predictions", "port", "rollout", "replay",
-            "resumed"}  # fmt: skip
+            "resumed", "lifeguard"}  # fmt: skip
     source = inspect.getsource(PPOTrainer) + inspect.getsource(PPOTrainerSync)
     assert not ours & set(re.findall(r"self\.(\w+)", source))
 

@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
 import pytest
 
+from tempo_verl.config.resume import Fingerprint
 from tempo_verl.config.start import start_path
 from tempo_verl.data.validation import Questions, judging_sources
 from tempo_verl.errors import UserError
-from tempo_verl.trainer.checkpoints import Best, Checkpoints, Keeper, validation_accuracy
+from tempo_verl.trainer.checkpoints import Best, Checkpoints
+from tempo_verl.trainer.keeper import Keeper, validation_accuracy
+from tempo_verl.trainer.manifest import NAME, write_manifest
 from tempo_verl.trainer.metrics import validation_metrics
 
 SOURCES = ["aime", "math"]
@@ -23,19 +27,28 @@ class Training:
     def __init__(self, folder: Path, keep: str):
         self.checkpoints = Checkpoints(folder, keep)
 
-    def save(self, number: int) -> None:
+    def write(self, folder: Path) -> None:
+        """As verl does: the files of both roles, then the number."""
+        number = folder.name.rpartition("_")[2]
         for role in ("actor", "critic"):
-            weights = self.checkpoints.path(number) / role / "huggingface"
+            weights = folder / role / "huggingface"
             weights.mkdir(parents=True, exist_ok=True)
-            (weights / "model.safetensors").write_text(str(number))
-        (self.checkpoints.folder / "latest_checkpointed_iteration.txt").write_text(str(number))
+            (weights / "model.safetensors").write_text(number)
+        (self.checkpoints.folder / "latest_checkpointed_iteration.txt").write_text(number)
+
+    def save(self, number: int) -> None:
+        self.write(self.checkpoints.path(number))
+        write_manifest(self.checkpoints.path(number), {"round": number})
         self.checkpoints.prune()
 
     def validate(self, number: int, accuracy: float) -> None:
         if self.checkpoints.is_better(number, accuracy):
-            if not self.checkpoints.is_complete(number):
+            if not self.checkpoints.is_whole(number):
                 self.save(number)
             self.checkpoints.set_best(Best(number, accuracy, SOURCES))
+
+    def keeper(self, sources: list[str] = SOURCES) -> Keeper:
+        return Keeper(self.checkpoints, sources, Fingerprint({}, {}))
 
     def rounds(self) -> list[int]:
         return sorted(self.checkpoints.rounds())
@@ -123,7 +136,7 @@ def test_the_best_is_known_again_after_an_interruption(tmp_path: Path) -> None:
     resumed = start(tmp_path, "best")
     resumed.checkpoints.check_start("auto", SOURCES)
     assert resumed.checkpoints.latest() == 4
-    assert not resumed.checkpoints.is_complete(6)
+    assert not resumed.checkpoints.is_whole(6)
     resumed.validate(5, 0.4)
     assert resumed.rounds() == [2, 4, 6]
     resumed.save(8)
@@ -212,12 +225,10 @@ def test_the_best_is_not_removed_by_a_run_that_keeps_the_last(tmp_path: Path) ->
     start(tmp_path, "best").checkpoints.check_start("auto", SOURCES)
 
 
-@pytest.mark.parametrize("latest", [None, 2])
-def test_a_best_round_that_a_run_does_not_come_from_is_refused(tmp_path: Path, latest: int | None) -> None:
+def test_a_best_round_that_a_run_does_not_come_from_is_refused(tmp_path: Path) -> None:
     run = start(tmp_path, "best")
     run.validate(4, 0.5)
-    tracker = run.checkpoints.folder / "latest_checkpointed_iteration.txt"
-    tracker.unlink() if latest is None else tracker.write_text(str(latest))
+    (run.checkpoints.folder / "latest_checkpointed_iteration.txt").write_text("2")
     assert "round 4 is not there, or later" in refused(run)
 
 
@@ -323,27 +334,171 @@ def accuracy(value: float) -> dict[str, float]:
     return {f"val-core/{source}/acc/mean@4": value for source in SOURCES}
 
 
-def test_the_start_of_a_resumed_run_is_not_judged_again(tmp_path: Path) -> None:
+# ---------------------------------------------------------------------- saving between two rounds
+
+
+def test_a_round_is_saved_when_it_is_over(tmp_path: Path) -> None:
     run = start(tmp_path, "both")
-    keeper = Keeper(run.checkpoints, SOURCES, validated_first=True)
+    keeper = run.keeper()
     keeper.validated(accuracy(0.5))
-    keeper.keep(0, lambda: run.save(0))
-    keeper.validated(accuracy(0.6))
-    keeper.keep(2, lambda: run.save(2))
-    assert run.checkpoints.best() == Best(2, 0.6, SOURCES)
-    run.save(4)
-    resumed = Keeper(run.checkpoints, SOURCES, validated_first=True)
-    resumed.validated(accuracy(0.9))  # more samples of round 4, which was judged before
-    resumed.keep(4, lambda: run.save(4))
-    assert run.checkpoints.best() == Best(2, 0.6, SOURCES)
-    resumed.validated(accuracy(0.7))
-    resumed.keep(6, lambda: run.save(6))
-    assert run.checkpoints.best() == Best(6, 0.7, SOURCES)
+    keeper.judge(0)
+    assert run.rounds() == []
+    assert run.checkpoints.best() is None
+    keeper.save(0, run.write)
+    assert run.checkpoints.best() == Best(0, 0.5, SOURCES)
+    keeper.save(1, lambda folder: pytest.fail("nobody asked for it"))
+    keeper.due = True
+    keeper.save(2, run.write)
+    keeper.validated(accuracy(0.4))
+    keeper.judge(3)
+    keeper.save(3, lambda folder: pytest.fail("it is not better"))
+    assert (run.rounds(), run.checkpoints.latest()) == ([0, 2], 2)
+
+
+def test_a_round_is_saved_once(tmp_path: Path) -> None:
+    """It was due, it is the best, and it was there when the run was resumed."""
+    run, times = start(tmp_path, "best"), []
+    for keeper in (run.keeper(), run.keeper()):
+        keeper.validated(accuracy(0.5))
+        keeper.due = True
+        keeper.judge(2)
+        keeper.save(2, lambda folder: (times.append(folder), run.write(folder)))
+    assert times == [run.checkpoints.path(2)]
 
 
 def test_a_run_that_keeps_no_best_needs_no_accuracy(tmp_path: Path) -> None:
     run = start(tmp_path, "last")
-    keeper = Keeper(run.checkpoints, [], validated_first=False)
+    keeper = run.keeper([])
     keeper.validated({})
-    keeper.keep(1, lambda: run.save(1))
+    keeper.judge(1)
+    keeper.save(1, run.write)
     assert (run.checkpoints.best(), run.rounds()) == (None, [])
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed")])
+def test_a_full_disk_is_told_in_one_line_and_leaves_the_checkpoint_before(tmp_path: Path, error: Exception) -> None:
+    run = start(tmp_path, "last")
+    run.save(3)
+
+    def fails(folder: Path) -> None:
+        (folder / "actor").mkdir(parents=True)
+        (folder / "actor" / "model.pt").write_text("half of")
+        raise error
+
+    keeper = run.keeper([])
+    keeper.due = True
+    with pytest.raises(UserError) as caught:
+        keeper.save(6, fails)
+    message = str(caught.value)
+    assert message.startswith(f"the checkpoint of round 6 cannot be written to {run.checkpoints.path(6)} (")
+    assert "GB are free there); the checkpoint of round 3 is untouched; make room" in message
+    assert len(message.splitlines()) == 1
+    assert (run.rounds(), run.checkpoints.settle()) == ([3], (3, []))
+
+
+# ---------------------------------------------------------------------- torn, truncated, changed
+
+
+def spoil(folder: Path, how: str) -> str:
+    """Damage a checkpoint. Returns what is told of it."""
+    weights = folder / "actor" / "huggingface" / "model.safetensors"
+    name = weights.relative_to(folder).as_posix()
+    if how == "truncated":
+        weights.write_text("")
+        return f"{name} has 0 bytes instead of 1"
+    if how == "changed":
+        weights.write_text("x")
+        return f"{name} was changed after it was saved"
+    if how == "lost":
+        weights.unlink()
+        return f"{name} is missing"
+    (folder / NAME).write_text((folder / NAME).read_text()[:20]) if how == "torn" else (folder / NAME).unlink()
+    return "manifest.json is missing or torn"
+
+
+@pytest.mark.parametrize("how", ["truncated", "changed", "lost", "torn", "killed before the manifest"])
+def test_the_checkpoint_before_a_damaged_one_is_used(tmp_path: Path, how: str) -> None:
+    run = start(tmp_path, "all")
+    for number in (1, 2, 3):
+        run.save(number)
+    why = spoil(run.checkpoints.path(3), how)
+    assert run.checkpoints.latest() == (3 if how == "changed" else 2)  # hashes are read when a run goes on
+    number, told = run.checkpoints.settle()
+    assert number == 2
+    assert told == [f"the checkpoint of round 3 cannot be used: {why} ({run.checkpoints.path(3)})"]
+    assert run.checkpoints.named() == 2  # which verl resumes
+    assert run.rounds() == [1, 2, 3]
+    keeper = run.keeper([])
+    keeper.due = True
+    keeper.save(3, run.write)
+    assert run.checkpoints.settle() == (3, [])
+
+
+@pytest.mark.parametrize("tracker", ["", "x", None])
+def test_a_torn_number_of_the_newest_is_found_again(tmp_path: Path, tracker: str | None) -> None:
+    run = start(tmp_path, "all")
+    run.save(1)
+    run.save(2)
+    path = run.checkpoints.folder / "latest_checkpointed_iteration.txt"
+    path.unlink() if tracker is None else path.write_text(tracker)
+    assert run.checkpoints.latest() == 2
+    assert run.checkpoints.settle() == (2, [])
+    assert path.read_text() == "2"
+
+
+def test_without_any_whole_checkpoint_a_run_begins_anew(tmp_path: Path) -> None:
+    run = start(tmp_path, "all")
+    run.save(1)
+    spoil(run.checkpoints.path(1), "lost")
+    number, told = run.checkpoints.settle()
+    assert (number, len(told)) == (None, 1)
+    assert run.checkpoints.named() is None
+    assert run.rounds() == [1]
+
+
+def test_a_best_checkpoint_that_is_damaged_is_the_best_no_more(tmp_path: Path) -> None:
+    run = start(tmp_path, "both")
+    run.validate(1, 0.2)
+    run.save(2)
+    run.validate(3, 0.5)
+    assert run.rounds() == [3]
+    run.checkpoints.folder.joinpath("keep.txt").touch()
+    run.save(4)
+    spoil(run.checkpoints.path(4), "truncated")
+    spoil(run.checkpoints.path(3), "changed")
+    number, told = run.checkpoints.settle()
+    assert number is None
+    assert told[-1] == "round 3 is no longer the best: its checkpoint is gone"
+    assert run.checkpoints.best() is None
+
+
+def test_no_damaged_checkpoint_is_started_from(tmp_path: Path) -> None:
+    run = start(tmp_path, "both")
+    run.validate(1, 0.5)
+    run.save(2)
+    spoil(run.checkpoints.path(1), "truncated")
+    with pytest.raises(UserError, match=r"global_step_1: no whole checkpoint \(.* has 0 bytes instead of 1\); choose"):
+        start_path("actor", str(tmp_path), "best")
+
+
+@pytest.mark.parametrize("removed", [0, 1, 2, 3])
+def test_whenever_rotation_is_interrupted_a_whole_checkpoint_is_there(
+    tmp_path: Path, removed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(tmp_path, "last")
+    run.save(1)
+    calls = iter(range(10))
+
+    def interrupted(path: Path) -> None:
+        if next(calls) == removed:
+            raise KeyboardInterrupt
+        for file in sorted(path.rglob("*"))[:1]:
+            file.unlink() if file.is_file() else None
+
+    keeper = run.keeper([])
+    keeper.due = True
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", interrupted)
+        with contextlib.suppress(KeyboardInterrupt):
+            keeper.save(2, run.write)
+    assert run.checkpoints.settle() == (2, [])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from omegaconf import DictConfig, OmegaConf
 from verl.utils.config import omega_conf_to_dataclass, validate_config
@@ -12,10 +13,12 @@ from verl.workers.rollout.base import _ROLLOUT_REGISTRY
 from verl.workers.rollout.replica import RolloutReplicaRegistry
 
 from tempo_verl.config.checks import WITHOUT_EFFECT
-from tempo_verl.config.folder import check_folder
 from tempo_verl.config.models import check_models
 from tempo_verl.config.preflight import check
+from tempo_verl.config.resume import Fingerprint, check_folder, check_resume
+from tempo_verl.config.schema import read_settings
 from tempo_verl.errors import UserError
+from tempo_verl.trainer.manifest import write_manifest
 
 
 @pytest.mark.parametrize("field", [field for field, _, _ in WITHOUT_EFFECT])
@@ -100,18 +103,24 @@ def test_the_critics_token_budget_reaches_the_field_verl_reads(compose) -> None:
 
 @pytest.fixture
 def used(compose, tmp_path: Path):
-    """A run folder with a checkpoint of round 2; ``used(overrides)``: go on with these."""
+    """A folder with a whole checkpoint of round 1; ``used(overrides)``: go on with these."""
+    checkpoints = tmp_path / "checkpoints"
 
     def configure(overrides: list[str]) -> DictConfig:
-        return compose([f"trainer.default_local_dir='{tmp_path / 'checkpoints'}'", *overrides])
+        return compose([f"trainer.default_local_dir='{checkpoints}'", *overrides])
 
-    (tmp_path / "checkpoints").mkdir()
-    OmegaConf.save(configure([]), tmp_path / "config.yaml", resolve=True)
-    (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("2")
-    return lambda overrides: check_folder(tmp_path, configure(overrides))
+    def go_on(overrides: list[str]) -> None:
+        config = configure(overrides)
+        check_resume(config, read_settings(config))
+
+    (checkpoints / "global_step_1").mkdir(parents=True)
+    (checkpoints / "latest_checkpointed_iteration.txt").write_text("1")
+    first = configure([])
+    write_manifest(checkpoints / "global_step_1", Fingerprint.of(first, read_settings(first)).as_json())
+    return go_on
 
 
-def test_a_run_folder_goes_on_as_it_began(used) -> None:
+def test_a_run_goes_on_as_it_began(used) -> None:
     used([])
     used(
         [
@@ -132,17 +141,28 @@ def test_a_run_folder_goes_on_as_it_began(used) -> None:
         ("tempo.calibration.lr=1e-5", "critic.optim.lr=1e-05 was 1e-06, tempo.calibration.lr=1e-05 was 1e-06"),
         ("actor_rollout_ref.rollout.n=4", "actor_rollout_ref.rollout.n=4 was 2"),
         ("tempo.unlabeled.seed=7", "tempo.unlabeled.seed=7 was 2"),
+        ("method=frozen_critic", "tempo.method=frozen_critic was tempo"),
     ],
 )
-def test_other_settings_in_a_used_run_folder_are_refused_with_the_difference(used, override: str, told: str) -> None:
+def test_other_settings_are_refused_with_the_difference(used, override: str, told: str) -> None:
     with pytest.raises(UserError) as caught:
         used([override])
     message = str(caught.value)
     assert told in message
-    assert "holds a run with other settings" in message
-    assert "tempo.start_from=" in message
+    assert "global_step_1 was saved by a run with other settings (" in message
+    assert "tempo.start_from" in message
     assert len(message.splitlines()) == 1
-    used([override, "tempo.allow_changes=true"])
+    used([override, "tempo.resume.allow_changes=true"])
+
+
+def test_the_same_questions_may_be_moved_and_others_are_refused(used, compose, tmp_path: Path) -> None:
+    files = Path(compose().tempo.unlabeled.files)
+    moved = tmp_path / "moved.parquet"
+    moved.write_bytes(files.read_bytes())
+    used([f"tempo.unlabeled.files='{moved}'"])
+    pq.write_table(pq.read_table(files).slice(1), moved)
+    with pytest.raises(UserError, match=r"other settings \(tempo\.unlabeled\.files has other questions\); set them"):
+        used([f"tempo.unlabeled.files='{moved}'"])
 
 
 def test_a_folder_with_a_run_of_another_method_is_refused_even_without_a_checkpoint(compose, tmp_path: Path) -> None:
@@ -154,11 +174,6 @@ def test_a_folder_with_a_run_of_another_method_is_refused_even_without_a_checkpo
 def test_what_messages_advise_may_change(used) -> None:
     used(["tempo.verifier.timeout=20", "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=1000"])
     used(["actor_rollout_ref.actor.fsdp_config.param_offload=true"])
-
-
-def test_a_folder_without_a_checkpoint_may_begin_anew(compose, tmp_path: Path) -> None:
-    OmegaConf.save(compose(["tempo.labeled.batch_size=4"]), tmp_path / "config.yaml", resolve=True)
-    check_folder(tmp_path, compose([f"trainer.default_local_dir='{tmp_path / 'checkpoints'}'"]))
 
 
 @pytest.mark.parametrize("name", ["vllm", "sglang"])

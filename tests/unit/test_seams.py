@@ -21,14 +21,16 @@ from transformers import AutoConfig, AutoTokenizer
 
 from tempo_verl import launch
 from tempo_verl.config import checks, preflight
-from tempo_verl.config.files import check_paths, check_questions, check_resume
+from tempo_verl.config.files import check_paths, check_questions
 from tempo_verl.config.layout import roles
 from tempo_verl.config.models import check_fetched, check_models, check_prompts, layers_with_state
+from tempo_verl.config.resume import Fingerprint, check_resume
 from tempo_verl.config.schema import read_settings
 from tempo_verl.errors import UserError
 from tempo_verl.trainer import port as ports
 from tempo_verl.trainer.batch import Samples
 from tempo_verl.trainer.log import Log
+from tempo_verl.trainer.manifest import write_manifest
 from tempo_verl.trainer.port import Port
 
 ACTOR, REF, CRITIC = "actor_rollout_ref.actor", "actor_rollout_ref.ref", "critic"
@@ -722,11 +724,13 @@ def test_questions_are_local(changed: Callable[..., DictConfig], field: str) -> 
 # ---------------------------------------------------------------------- a run that has nothing left to train
 
 
-def resumable(folder: Path, number: int) -> Path:
-    """verl's traces of a checkpoint."""
-    (folder / f"global_step_{number}").mkdir(parents=True)
+def resumable(folder: Path, number: int, saved_by: DictConfig | None = None) -> Path:
+    """The traces of a whole checkpoint, saved by a run with this configuration if that matters."""
+    saved = folder / f"global_step_{number}"
+    saved.mkdir(parents=True)
     (folder / "latest_checkpointed_iteration.txt").write_text(str(number))
-    return folder / f"global_step_{number}"
+    write_manifest(saved, {} if saved_by is None else Fingerprint.of(saved_by, read_settings(saved_by)).as_json())
+    return saved
 
 
 @pytest.mark.parametrize("hardware", ["cpu", "fsdp", "megatron"])
@@ -735,7 +739,7 @@ def resumable(folder: Path, number: int) -> Path:
 def test_a_run_goes_on_only_with_rounds_left(
     changed: Callable[..., DictConfig], tmp_path: Path, hardware: str, mode: str, rounds: int, refused: bool
 ) -> None:
-    where = resumable(tmp_path, 5)
+    where = resumable(tmp_path, 5, changed(hardware, {}))
     changes = {"tempo.rounds": rounds, "trainer.resume_mode": mode}
     changes |= {"trainer.default_local_dir" if mode == "auto" else "trainer.resume_from_path": str(tmp_path)}
     if mode == "resume_path":
@@ -775,7 +779,7 @@ def test_a_run_goes_on_only_with_rounds_left(
 def test_how_a_run_goes_on(
     changed: Callable[..., DictConfig], tmp_path: Path, changes: dict[str, Any], told: str | None
 ) -> None:
-    saved = resumable(tmp_path, 2)
+    saved = resumable(tmp_path, 2, changed("cpu", {}))
     for file, age in (("there.jsonl", 1), ("of_an_earlier_round.jsonl", -1)):
         (tmp_path / file).touch()
         os.utime(tmp_path / file, ns=(saved.stat().st_mtime_ns + age,) * 2)
@@ -790,7 +794,7 @@ def test_how_a_run_goes_on(
 
 
 def test_a_checkpoint_that_is_gone_is_not_gone_on_from(changed: Callable[..., DictConfig], tmp_path: Path) -> None:
-    resumable(tmp_path, 5).rmdir()
+    shutil.rmtree(resumable(tmp_path, 5))
     config = changed("cpu", {"trainer.default_local_dir": str(tmp_path)})
     check_resume(config, read_settings(config))
 
@@ -810,7 +814,7 @@ def test_a_finished_run_folder_is_told_and_left_as_it_is(
     monkeypatch.setattr(launch, "resolve_config", compose)
     monkeypatch.setattr(launch.subprocess, "Popen", lambda *arguments, **options: pytest.fail("training was started"))
     OmegaConf.save(compose(run.overrides()), run.folder / "config.yaml", resolve=True)
-    resumable(run.checkpoints, kept)
+    resumable(run.checkpoints, kept, compose([]))
     run.status.write_text(json.dumps({"state": "done", "round": 2, "rounds": 2}))
     run.predictions.touch()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
@@ -819,7 +823,7 @@ def test_a_finished_run_folder_is_told_and_left_as_it_is(
     assert told in console.export_text()
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
-    with pytest.raises(UserError, match=r"holds a run with other settings"):
+    with pytest.raises(UserError, match=r"was saved by a run with other settings"):
         launch.run_training(run, ["tempo.unlabeled.seed=9"], console, title="training")
     with pytest.raises(UserError, match=rf"is trained for {kept} rounds already, tempo\.rounds=1"):
         launch.run_training(run, ["tempo.rounds=1"], console, title="training")
