@@ -165,10 +165,10 @@ def _train_once(
     if status.error is None and process.returncode < 0:
         said = f"verl's launcher was ended by {signal.Signals(-process.returncode).name}"
         said += " (by hand, or because memory ran out)" * (process.returncode == -signal.SIGKILL)
-    elif status.error is None and status.state in ("starting", "running"):
+    elif status.error is None and status.state in ("starting", "running") and "UserError: " not in said:
         said = f"the trainer's process ended without a word, killed, crashed or out of memory ({said})"
     cause = status.error or said
-    return status, Failure(cause.removeprefix("UserError: "), in_vain=cause.startswith("UserError: "))
+    return status, Failure(cause.rpartition("UserError: ")[2], in_vain="UserError: " in cause)
 
 
 def _tell(console: Console, line: str) -> None:

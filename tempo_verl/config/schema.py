@@ -109,6 +109,12 @@ class Alarms(Section):
     stop: list[Literal["auroc", "gap", "entropy", "diversity", "length"]]
 
 
+class Guard(Section):
+    max_missing_share: Share
+    max_skipped_rounds: Count
+    check_frozen: bool
+
+
 class Checkpoint(Section):
     keep: Literal["all", "last", "best", "both"]
     validation: str | list[str] | None
@@ -151,6 +157,7 @@ class TempoSettings(Section):
     alarms: Alarms
     predictions: Predictions
     checkpoint: Checkpoint
+    guard: Guard
     allow_labels_on_unlabeled: bool
     monitor_oracle: bool
     dump_dir: str | None

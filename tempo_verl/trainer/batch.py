@@ -117,11 +117,23 @@ class Samples:
     def write(self, **fields: torch.Tensor | list[torch.Tensor]) -> None:
         """Store fields: a (B, ...) tensor as it is, a list of B tensors as a jagged one."""
         stored = {name: as_jagged(value) if isinstance(value, list) else value for name, value in fields.items()}
+        self._check_finite(stored)
         tq.kv_batch_put(
             keys=self.meta.keys,
             partition_id=self.meta.partition_id,
             fields=TensorDict(stored, batch_size=len(self)),
         )
+
+    def _check_finite(self, fields: dict[str, torch.Tensor]) -> None:
+        """All that is trained on comes by here."""
+        for name, column in fields.items():
+            rows = column.unbind()
+            wrong = [key for key, row in zip(self.meta.keys, rows, strict=True) if not torch.isfinite(row).all()]
+            if wrong:
+                raise UserError(
+                    f"{name} of {len(wrong)} of {len(self)} responses are not finite (first: response {wrong[0]}), so "
+                    "nothing was trained on them; lower the learning rates, and go on from the last checkpoint"
+                )
 
     def clear(self) -> None:
         """Drop these rows from the queue."""

@@ -9,6 +9,7 @@ import torch
 from tempo_verl.algo.calibration import position_mask
 from tempo_verl.methods import Method
 from tempo_verl.trainer.batch import Samples
+from tempo_verl.trainer.guard import check_range
 from tempo_verl.trainer.log import Log
 from tempo_verl.trainer.metrics import labeled_metrics
 from tempo_verl.trainer.port import Port
@@ -28,7 +29,9 @@ class Critic:
 
     def values(self, samples: Samples) -> torch.Tensor:
         """(B, T + 1) V(x, y_1:t), t = 0..T, of the critic as it is now."""
-        return self._port.values(samples)
+        values = self._port.values(samples)
+        check_range("the critic's values", values, None, samples)
+        return values
 
     def measure(self, samples: Samples) -> torch.Tensor:
         """Values as above. How well they agree with the verdicts of labelled ``samples`` is logged."""

@@ -12,6 +12,7 @@ from tempo_verl.algo.official import last_token_reward
 from tempo_verl.algo.shaping import format_penalty, length_penalty, overlong_penalty
 from tempo_verl.methods import Method
 from tempo_verl.trainer.batch import Samples, concatenate
+from tempo_verl.trainer.guard import check_range, reward_limits
 from tempo_verl.trainer.log import Log
 from tempo_verl.trainer.losses import LOSSES
 from tempo_verl.trainer.port import Port
@@ -55,7 +56,8 @@ class Policy:
         self, samples: Samples, reward: torch.Tensor, advantages: torch.Tensor, values: torch.Tensor | None
     ) -> None:
         """Write reward (B,), advantages (B, T) and values (B, T + 1) where verl's losses and metrics read them."""
-        mask = samples.response_mask
+        mask, settings = samples.response_mask, self._method.settings
+        check_range("rewards", reward, reward_limits(settings.value_range, settings.shaping), samples)
         samples.write(
             advantages=samples.unpadded(advantages),
             returns=samples.unpadded(reward.unsqueeze(-1) * mask),

@@ -6,8 +6,10 @@ The parts of the trainer are handed a :class:`Port`, never the trainer itself.
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -165,7 +167,8 @@ class Port:
             dataloader_kwargs={"shuffle": True},
             temperature=self._temperature,
         )
-        output = rename_dict(self._critic.train_mini_batch(request).get()["metrics"], "critic/")
+        with self._unchanged("actor"):
+            output = rename_dict(self._critic.train_mini_batch(request).get()["metrics"], "critic/")
         output["perf/mfu/critic"] = output.pop("critic/mfu")
         return reduce_metrics(output)
 
@@ -186,7 +189,8 @@ class Port:
                 self._ref_log_prob(samples.request(NOT_FOR_ACTOR), metrics=log.metrics)
         with log.time("update_actor"):
             rows = self.in_updates(samples, mini_batch, "actor")
-            self._update_actor(rows.request(NOT_FOR_ACTOR), metrics=log.metrics)
+            with self._unchanged("critic"):
+                self._update_actor(rows.request(NOT_FOR_ACTOR), metrics=log.metrics)
         if corrects(correction) and correction.rollout_rs is not None:
             samples.write(response_mask=samples.unpadded(mask))
 
@@ -206,6 +210,22 @@ class Port:
         log.metrics.update(metrics)
         samples.write(**{name: samples.unpadded(field) for name, field in fields.items()})
 
+    @contextmanager
+    def _unchanged(self, role: str) -> Iterator[None]:
+        """With ``tempo.guard.check_frozen``: see that the weights of the role that is not trained stay as they are.
+
+        Raises:
+            RuntimeError: they do not.
+        """
+        workers = {"actor": self._actor, "critic": self._critic}[role]
+        if workers is None or not self.config.tempo.guard.check_frozen:
+            yield
+            return
+        before = _weights(workers)
+        yield
+        if _weights(workers) != before:
+            raise RuntimeError(f"the {role}'s weights have changed while the other model was trained")
+
     @property
     def computes_entropy(self) -> bool:
         """Whether old log-probabilities, and with them the entropy, are computed (``bypass_mode`` is off)."""
@@ -214,6 +234,23 @@ class Port:
     @property
     def _temperature(self) -> float:
         return self.config.actor_rollout_ref.rollout.temperature
+
+
+def _weights(workers: Any) -> list[str]:
+    """Hashes of the weights that each worker of a group holds."""
+    role = workers.sub_cls_name
+    return ray.get([worker.__ray_call__.remote(_hash_weights, role) for worker in workers.workers])
+
+
+def _hash_weights(worker: Any, role: str) -> str:
+    """Runs in a training worker."""
+    trained = worker.worker_dict[role] if hasattr(worker, "worker_dict") else worker
+    module, digest = getattr(trained, "actor", trained).engine.module, hashlib.sha256()
+    parts = module if isinstance(module, list) else [module]  # Megatron's are several
+    for parameter in (parameter for part in parts for parameter in part.parameters()):
+        local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+        digest.update(local.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _spread(rows: KVBatchMeta, parts: int) -> list[list[int]]:

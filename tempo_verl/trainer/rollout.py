@@ -9,6 +9,7 @@ from tempo_verl.data.streams import Streams
 from tempo_verl.errors import UserError
 from tempo_verl.methods import Method, Plan
 from tempo_verl.trainer.batch import Samples
+from tempo_verl.trainer.guard import check_groups
 from tempo_verl.trainer.log import Log
 from tempo_verl.trainer.metrics import prefixed, verifier_metrics
 from tempo_verl.trainer.policy import actor_mini_batch
@@ -31,22 +32,25 @@ class Rollout:
         The inference engine is filled once for both. Labelled rows come in whole mini-batches of the critic.
 
         Raises:
-            UserError: the verifier failed on too many responses.
-            RuntimeError: no rollout of a stream succeeded.
+            UserError: no rollout of a stream succeeded, too many failed, or the verifier did on too many responses.
         """
         labeled, unlabeled = self._streams.labeled, self._streams.unlabeled
-        submitted = {}
+        submitted, asked = {}, {"labeled": self._method.settings.labeled.n}
         if plan.label and labeled is not None:
-            n = self._method.settings.labeled.n
-            submitted["labeled"] = self._port.submit(labeled.next_batch(), number, n)
+            submitted["labeled"] = self._port.submit(labeled.next_batch(), number, asked["labeled"])
         if plan.improve and unlabeled is not None:
             n = self._method.responses()
+            asked["unlabeled"] = self._port.config.actor_rollout_ref.rollout.n if n is None else n
             submitted["unlabeled"] = self._port.submit(unlabeled.next_batch(), number, n)
         parts = dict(zip(submitted, self._port.collect_in_round(number, log, *submitted.values()), strict=True))
         for name, samples in parts.items():
             log.metrics[f"tempo/{name}/epoch"] = getattr(self._streams, name).epoch
             if len(samples) == 0:
-                raise RuntimeError(f"no {name} rollout of round {number} succeeded; see the agent-loop log")
+                raise UserError(
+                    f"no {name} rollout of round {number} succeeded; see the agent loop's errors in the log"
+                )
+            guard = self._method.settings.guard
+            log.metrics.update(check_groups(name, samples, len(submitted[name]), asked[name], guard))
             self._check_verifier(name, samples, number, log)
         if "labeled" in parts:
             multiple, readers = self._labeled_multiple()

@@ -138,7 +138,7 @@ class TempoTrainer(PPOTrainerSync):
         other = None
         if method.needs.unlabeled and settings.labeled.files and (self.use_critic or settings.actor_on_labeled):
             other = read_dataset(settings.labeled.files, self)
-        self.watch = Watch(settings.alarms, settings.calibration.gate)
+        self.watch = Watch(settings.alarms, settings.calibration.gate, settings.guard)
         self.streams, answers = Streams.build(method, self.train_dataset, other, self.watch)
         verifier = settings.verifier
         self.monitor = Monitor(answers, method.labels_by_vote, verifier.timeout, verifier.read_unfinished)

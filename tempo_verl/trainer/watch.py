@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tempo_verl.config.schema import Alarms, Gate
+from tempo_verl.config.schema import Alarms, Gate, Guard
+from tempo_verl.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,8 @@ ALARMS = {
     "length": ("tempo/unlabeled/response_length", "responses run away in length"),
 }
 
+ROLES = ("actor", "critic")
+
 
 class Watch:
     """What the last rounds looked like, against limits and against the first rounds.
@@ -33,12 +36,12 @@ class Watch:
         stop: why the run should end, or ``None``.
     """
 
-    def __init__(self, alarms: Alarms, gate: Gate):
-        self._alarms, self._gate = alarms, gate
+    def __init__(self, alarms: Alarms, gate: Gate, guard: Guard):
+        self._alarms, self._gate, self._guard = alarms, gate, guard
         self._first: dict[str, list[float]] = {name: [] for name in ALARMS}
         self._last: dict[str, list[float]] = {name: [] for name in ALARMS}
         self._on: set[str] = set()
-        self._closed = 0
+        self._closed = self._skipped = 0
         self.stop: str | None = None
 
     @property
@@ -48,8 +51,15 @@ class Watch:
         return self._gate.min_auroc is None or not recent or float(np.mean(recent)) >= self._gate.min_auroc
 
     def observe(self, number: int, metrics: dict[str, float]) -> dict[str, float]:
-        """Look at round ``number``. Returns ``tempo/alarm/<name>``, 0 or 1, and ``tempo/gate_open``."""
-        found: dict[str, float] = {}
+        """Look at round ``number``.
+
+        Returns:
+            ``tempo/alarm/<name>``, 0 or 1, ``tempo/gate_open``, and ``tempo/skipped_updates``: roles that skipped any.
+
+        Raises:
+            UserError: updates were skipped in too many rounds in a row.
+        """
+        found = self._skipped_updates(number, metrics)
         for name, (metric, meaning) in ALARMS.items():
             if metric in metrics:
                 self._remember(name, metrics[metric])
@@ -74,6 +84,21 @@ class Watch:
                 )
         return found
 
+    def _skipped_updates(self, number: int, metrics: dict[str, float]) -> dict[str, float]:
+        """verl leaves out an update whose gradient is not finite, and says so in its log alone."""
+        norms = {role: metrics[f"{role}/grad_norm"] for role in ROLES if f"{role}/grad_norm" in metrics}
+        skipped = [role for role, norm in norms.items() if not np.isfinite(norm)]
+        self._skipped = self._skipped + 1 if skipped else 0
+        if skipped:
+            logger.warning("round %d: updates of the %s were skipped, the gradient was not finite", number, skipped[0])
+        if self._skipped >= self._guard.max_skipped_rounds:
+            raise UserError(
+                f"the gradient of the {' and the '.join(skipped)} was not finite in {self._skipped} rounds in a row "
+                "(tempo.guard.max_skipped_rounds), so updates were skipped; lower the learning rate, and go on from "
+                "the last checkpoint"
+            )
+        return {"tempo/skipped_updates": float(len(skipped))} if norms else {}
+
     def _remember(self, name: str, value: float) -> None:
         if len(self._first[name]) < self._alarms.window:
             self._first[name].append(value)
@@ -95,9 +120,15 @@ class Watch:
 
     def state_dict(self) -> dict[str, Any]:
         """What has been seen."""
-        return {"first": self._first, "last": self._last, "on": sorted(self._on), "closed": self._closed}
+        return {
+            "first": self._first,
+            "last": self._last,
+            "on": sorted(self._on),
+            "closed": self._closed,
+            "skipped": self._skipped,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken."""
         self._first, self._last, self._on = state["first"], state["last"], set(state["on"])
-        self._closed = state["closed"]
+        self._closed, self._skipped = state["closed"], state["skipped"]

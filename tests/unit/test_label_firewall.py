@@ -68,7 +68,7 @@ def parts(compose) -> tuple[VerlTrainer, Round]:
     """A trainer that holds streams and monitor, and a round as it makes one."""
     method = method_of(unlabeled__batch_size=1)
     streams, answers = Streams.build(
-        method, Rows(), None, Watch(method.settings.alarms, method.settings.calibration.gate)
+        method, Rows(), None, Watch(method.settings.alarms, method.settings.calibration.gate, method.settings.guard)
     )
     trainer = VerlTrainer(
         config=compose(), tokenizer=None, use_critic=True, use_reference_policy=False, critic_wg=object(),

@@ -8,6 +8,7 @@ import logging
 import pytest
 from fields import method_of
 
+from tempo_verl.errors import UserError
 from tempo_verl.trainer.watch import ALARMS, Watch
 
 AUROC, GAP, LENGTH = "tempo/labeled/auroc", "tempo/labeled/gap", "tempo/unlabeled/response_length"
@@ -18,6 +19,7 @@ def watch(gate: dict | None = None, **alarms) -> Watch:
     return Watch(
         settings.alarms.model_copy(update={"window": 1} | alarms),
         settings.calibration.gate.model_copy(update=gate or {}),
+        settings.guard,
     )
 
 
@@ -114,3 +116,19 @@ def test_a_resumed_watch_goes_on_as_an_uninterrupted_one() -> None:
     second.load_state_dict(first.state_dict())
     assert seen(second, AUROC, values[3:]) == expected[3:]
     assert second.stop == whole.stop
+
+
+# ---------------------------------------------------------------------- skipped updates
+
+
+@pytest.mark.parametrize("norm", [float("nan"), float("inf")])
+@pytest.mark.parametrize("role", ["actor", "critic"])
+def test_skipped_updates_are_counted_and_too_many_in_a_row_end_the_run(role: str, norm: float) -> None:
+    watching, metric = watch(), f"{role}/grad_norm"
+    found = seen(watching, metric, [1.0, norm, norm, 1.0, norm, norm])
+    assert [round_["tempo/skipped_updates"] for round_ in found] == [0, 1, 1, 0, 1, 1]
+    resumed = watch()
+    resumed.load_state_dict(watching.state_dict())
+    for each in (watching, resumed):
+        with pytest.raises(UserError, match=rf"the gradient of the {role} was not finite in 3 rounds in a row"):
+            each.observe(7, {metric: norm})
