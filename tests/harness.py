@@ -8,6 +8,7 @@ optimisers, as a run of its own would: another method, other data, other options
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -103,7 +104,7 @@ class Tour:
             num_cpus=options["num_cpus"],
             num_gpus=options["num_gpus"],
             include_dashboard=False,
-            runtime_env={"env_vars": variables | {"TRANSFER_QUEUE_ENABLE": "1"}},
+            runtime_env={"env_vars": variables | {"TRANSFER_QUEUE_ENABLE": "1", "PYTHONPATH": _with_tests()}},
         )
         try:
             tq.init(config.transfer_queue)
@@ -192,6 +193,11 @@ def train(config: DictConfig, folder: Path, **options: Any) -> Evidence:
 def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     assert first.keys() == second.keys()
     return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def _with_tests() -> str:
+    """Ray's workers find the modules beside this one, too."""
+    return os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
 
 
 def _ready(config: DictConfig) -> DictConfig:

@@ -28,6 +28,7 @@ from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token
 from tempo_verl.backends.replica import server_name
 from tempo_verl.errors import UserError
 from tempo_verl.trainer.batch import put
+from tempo_verl.trainer.status import told
 
 logger = logging.getLogger(__name__)
 
@@ -72,11 +73,11 @@ class BatchRolloutManager:
             samples = self._generate(rows, validate)
             self._score(samples)
             self._store(samples, partition)
-            status = "finished"
-        except Exception:  # told by the status: the trainer stops when samples are missing; the reason is in the log
+            tag = {"status": "finished"}
+        except Exception as error:  # told by the status: the trainer stops when too many samples are missing
             logger.exception("rollout of %d prompts failed", len(rows))
-            status = "failure"
-        put(partition, uids, [{"status": status} for _ in uids])
+            tag = {"status": "failure", "error": told(error)}
+        put(partition, uids, [tag for _ in uids])
 
     def _generate(self, rows: list[dict[str, Any]], validate: bool) -> list[tuple[dict[str, Any], AgentLoopOutput]]:
         """n samples a prompt, as (row with its ``session_id``, output) pairs."""

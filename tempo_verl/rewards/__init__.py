@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from tempo_verl.errors import UserError
 from tempo_verl.rewards import answers, choice, grid, grouping, mathematics
 from tempo_verl.rewards.extraction import final_answer
@@ -278,4 +280,7 @@ def _own(style: str, response: str, ground_truth: str | None, timeout: float) ->
     result = workers().call(style, response, ground_truth, timeout=timeout)
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], str | None)):
         raise VerifierFailure("error", f"{style} returned {result!r:.80}, not (correct, answer)")
-    return bool(result[0]), result[1]
+    correct = result[0]
+    if not isinstance(correct, bool | int | float | np.bool_ | np.number) or correct not in (0, 1):
+        raise VerifierFailure("error", f"{style} returned correct={correct!r:.80}, neither true nor false")
+    return bool(correct), result[1]

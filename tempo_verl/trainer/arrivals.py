@@ -19,6 +19,9 @@ class Arrivals(ReplayBuffer):
     Args:
         poll_interval: seconds between two looks.
         timeout: seconds without any arrival after which the run ends; None: never (verl #7155).
+
+    Attributes:
+        errors: of prompts whose rollout failed, as far as it is known why; of the last call of :meth:`sample`.
     """
 
     def __init__(self, poll_interval: float, timeout: float | None):
@@ -31,6 +34,7 @@ class Arrivals(ReplayBuffer):
             poll_interval=poll_interval,
         )
         self.timeout = timeout
+        self.errors: dict[str, str] = {}
         self._asked = ""
         self._seen: tuple[int, ...] = ()
         self._since = 0.0
@@ -41,7 +45,7 @@ class Arrivals(ReplayBuffer):
         Raises:
             UserError: nothing has arrived for ``timeout`` seconds.
         """
-        self._asked, self._seen = partition_id, ()
+        self._asked, self._seen, self.errors = partition_id, (), {}
         return super().sample(global_steps=global_steps, partition_id=partition_id, batch_size=batch_size)
 
     def _sync_metadata_from_transfer_queue(self) -> None:
@@ -59,6 +63,8 @@ class Arrivals(ReplayBuffer):
             if tag.get("is_prompt", False):
                 of_status[tag["status"]][asked].add(key)
                 self.prompt_global_steps[asked][key] = tag["global_steps"]
+                if "error" in tag:
+                    self.errors[key] = tag["error"]
             else:
                 self.partitions[asked][key] = dict(tag)
 

@@ -60,7 +60,7 @@ class Port:
             workers["reference"] = (trainer.ref_policy_wg, "ref")
         self._roles = {role: workers[name] for name, role in roles(trainer.config).items() if name in workers}
         # bound methods, so that nothing here leads to what else the trainer holds
-        self._sample = trainer.replay_buffer.sample
+        self._sample, self._arrivals = trainer.replay_buffer.sample, trainer.replay_buffer
         self._submit = trainer._submit_batch_to_rollout
         self._sample_begins, self._sample_ends = trainer.on_sample_begin, trainer.on_sample_end
         self._old_log_prob, self._ref_log_prob = trainer._compute_old_log_prob, trainer._compute_ref_log_prob
@@ -81,6 +81,11 @@ class Port:
         """Wait for all prompts. Returns the responses to each of the sets, and verl's metrics."""
         batch, metrics = self._sample(global_steps=number, partition_id="train", batch_size=sum(map(len, submitted)))
         return [select(batch, prompts, self.config.tempo.verifier.timeout) for prompts in submitted], metrics
+
+    def rollout_error(self) -> str:
+        """Why a rollout of the last collection failed, the first one, in brackets; empty if it is not known."""
+        errors = self._arrivals.errors
+        return f" (first: {next(iter(errors.values()))})" if errors else ""
 
     def collect_in_round(self, number: int, log: Log, *submitted: set[str]) -> list[Samples]:
         """As :meth:`collect`, with verl's hooks of a training step: afterwards the inference engine sleeps."""
@@ -221,9 +226,9 @@ class Port:
         if workers is None or not self.config.tempo.guard.check_frozen:
             yield
             return
-        before = _weights(workers)
+        before = _weights(workers, role)
         yield
-        if _weights(workers) != before:
+        if _weights(workers, role) != before:
             raise RuntimeError(f"the {role}'s weights have changed while the other model was trained")
 
     @property
@@ -236,15 +241,15 @@ class Port:
         return self.config.actor_rollout_ref.rollout.temperature
 
 
-def _weights(workers: Any) -> list[str]:
-    """Hashes of the weights that each worker of a group holds."""
-    role = workers.sub_cls_name
+def _weights(workers: Any, role: str) -> list[str]:
+    """Hashes of the weights of a role that each worker of a group holds."""
     return ray.get([worker.__ray_call__.remote(_hash_weights, role) for worker in workers.workers])
 
 
 def _hash_weights(worker: Any, role: str) -> str:
     """Runs in a training worker."""
-    trained = worker.worker_dict[role] if hasattr(worker, "worker_dict") else worker
+    colocated = getattr(worker, "worker_dict", {role: worker})  # actor_rollout, critic, ...
+    trained = next(part for name, part in colocated.items() if name.startswith(role))
     module, digest = getattr(trained, "actor", trained).engine.module, hashlib.sha256()
     parts = module if isinstance(module, list) else [module]  # Megatron's are several
     for parameter in (parameter for part in parts for parameter in part.parameters()):

@@ -46,9 +46,8 @@ class Rollout:
         for name, samples in parts.items():
             log.metrics[f"tempo/{name}/epoch"] = getattr(self._streams, name).epoch
             if len(samples) == 0:
-                raise UserError(
-                    f"no {name} rollout of round {number} succeeded; see the agent loop's errors in the log"
-                )
+                why = self._port.rollout_error()
+                raise UserError(f"no {name} rollout of round {number} succeeded{why}; see the agent loop's log")
             guard = self._method.settings.guard
             log.metrics.update(check_groups(name, samples, len(submitted[name]), asked[name], guard))
             self._check_verifier(name, samples, number, log)
