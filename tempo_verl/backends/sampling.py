@@ -167,6 +167,9 @@ def generate(model, tokenizer, requests: list[Request]) -> list[Completion]:
         model: a causal language model in eval mode, whole on one device.
         tokenizer: its tokenizer; only needed for the padding id and for ``stop`` strings.
         requests: at least one, none with an empty prompt.
+
+    Raises:
+        UserError: the model's logits are no numbers.
     """
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     end_ids = model.generation_config.eos_token_id
@@ -200,6 +203,11 @@ def generate(model, tokenizer, requests: list[Request]) -> list[Completion]:
     finally:
         model.generation_config = own_settings
     log_probs = torch.stack(sampler.log_probs, dim=1)
+    if log_probs.isnan().any():  # the largest of no numbers is the first token
+        raise UserError(
+            "the policy's probabilities are not finite (nan): its weights have diverged; lower its learning rate "
+            "(actor_rollout_ref.actor.optim.lr), and go on from the last checkpoint"
+        )
     return [
         Completion(output[row, width : width + length].tolist(), log_probs[row, :length].tolist(), truncated)
         for row, (length, truncated) in enumerate(zip(stops.length, stops.truncated, strict=True))
