@@ -43,7 +43,7 @@ WITHOUT_EFFECT = (
     ("critic.ppo_epochs", 1, "use tempo.calibration.epochs"),
     ("critic.ppo_micro_batch_size", None, "use critic.ppo_micro_batch_size_per_gpu"),
     ("critic.ulysses_sequence_parallel_size", 1, "use critic.fsdp.ulysses_sequence_parallel_size"),
-    ("reward.custom_reward_function.path", None, "name your verifier as module:function in reward_model.style"),
+    ("reward.custom_reward_function.path", None, "name your verifier in reward_model.style and tempo.verifier.allow"),
     ("reward.reward_model.enable", False, "the reward is the verifier's verdict or the critic's value"),
     ("trainer.critic_warmup", 0, "use tempo.calibration.warmup_rounds"),
     ("trainer.v1.sampler.custom_sampler.path", None, "a round trains on all of its rollouts"),

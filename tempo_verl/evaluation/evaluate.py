@@ -53,7 +53,7 @@ def evaluate(
     """
     ks = check_ks(ks, sampling.n)
     theirs = None if other is None else _comparable(other, sampling.n)
-    questions = load_questions("--data", files, with_answers=True, limit=limit)
+    questions = load_questions("--data", files, with_answers=True, limit=limit, allowed=sampling.allowed)
     if theirs is not None and {sample.hash for sample in theirs}.isdisjoint(question.hash for question in questions):
         raise UserError(f"--compare={other}: no question in both; compare evaluations of the same data")
     samples = Sampler(sampling, console).draw(questions, files, out)
