@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 import ast
+import json
 import pickle
+import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +184,91 @@ def test_no_shell_and_no_pickle() -> None:
         assert name not in ("os.system", "os.popen", "eval", "exec", "subprocess.getoutput"), where
         assert not name.startswith(("pickle.", "joblib.", "torch.load", "datasets.load_from_disk")), where
         assert not {"shell", "allow_pickle"} & {keyword.arg for keyword in node.keywords}, where
+
+
+# ---------------------------------------------------------------------- reports
+
+SCRIPT = "<script>alert(1)</script></td></pre>|![x](javascript:x)"
+
+
+class Elements(HTMLParser):
+    """What a browser makes of a page: names of elements, and its text."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.names: Counter[str] = Counter()
+        self.ended: Counter[str] = Counter()
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names[tag] += 1
+        assert not [name for name, _ in attrs if name.startswith("on")]
+
+    def handle_endtag(self, tag: str) -> None:
+        self.ended[tag] += 1
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def hostile_runs(folder: Path) -> tuple[Path, ...]:
+    """A run whose texts are all mark-up, and two of which the names are."""
+    from run_folders import make_run, make_seed
+
+    one = make_run(folder / "<script>alert(1)<")
+    for dump in (one / "tempo" / "validation").iterdir():
+        rows = [json.loads(line) for line in dump.read_text().splitlines()]
+        for row in rows:
+            row |= {"output": SCRIPT, "pred": row["pred"] and SCRIPT + row["pred"], "data_source": SCRIPT}
+        dump.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = {"method": SCRIPT, "versions": {SCRIPT: SCRIPT}, "machine": {"card": SCRIPT}, SCRIPT: SCRIPT}
+    (one / "run.json").write_text(json.dumps(told | {"command": ["tempo-verl", SCRIPT], "seconds": {SCRIPT: 5}}))
+    (one / "config.yaml").write_text(json.dumps({"tempo": {"method": SCRIPT, "labeled": {"files": SCRIPT}}}))
+    answered = {"question": SCRIPT, "answer": SCRIPT, "rationale": {"response": SCRIPT}, "probability": 0.5}
+    for name in ("predictions.jsonl", "samples.jsonl"):
+        (one / name).write_text(json.dumps(answered) + "\n")
+        (one / "tempo" / name).write_text(json.dumps(answered) + "\n")
+    others = []
+    for seed in (1, 2):
+        run = make_seed(folder / f"{seed}<script>", seed, {0: 0.5, 3: 0.6}, alarms=(3,), files=SCRIPT, rounds=seed)
+        metrics = run / "metrics.jsonl"
+        metrics.write_text(metrics.read_text().replace("sums/heldout", SCRIPT.replace("/", "|")))
+        others.append(run)
+    return one, *others
+
+
+def test_a_report_shows_mark_up_as_text(tmp_path: Path) -> None:
+    from tempo_verl.report import build_comparison, build_report
+
+    one, *others = hostile_runs(tmp_path)
+    for run in (one, *others):
+        build_report(run)
+    build_comparison(others, tmp_path / "report")
+    for folder in (one, *others, tmp_path / "report"):
+        page, table = (folder / "report.html").read_text(), (folder / "table.md").read_text()
+        found = Elements(page)
+        assert found.names["script"] == 0 == found.ended["script"]
+        for name in ("td", "th", "tr", "pre", "table", "body"):
+            assert found.names[name] == found.ended[name], name
+        assert "<script>" in found.text, folder
+        assert "\\<script>" in table and not re.search(r"(?<!\\)<", table), table
+        for rows in re.findall(r"(?:^\|.*\n)+", table, re.MULTILINE):
+            assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows.splitlines()}) == 1, rows
+
+
+def test_so_does_the_table_of_an_evaluation(tmp_path: Path) -> None:
+    from rich.console import Console
+
+    from tempo_verl.evaluation.evaluate import _write_tables
+    from tempo_verl.evaluation.samples import Sample
+    from tempo_verl.evaluation.summary import notes, summarise
+
+    shared = {"id": "0", "hash": "0", "formatted": True, "tokens": 3, "truncated": False, "seed": 0, "error": None}
+    shared |= {"data_source": SCRIPT, "response": SCRIPT, "answer": SCRIPT}
+    samples = [Sample(index=0, sample=n, correct=n == 0, value=None, **shared) for n in range(2)]
+    results = summarise(samples, [1, 2])
+    _write_tables(results | {"notes": notes(results), "settings": {"model": SCRIPT}}, tmp_path, Console(quiet=True))
+    table = (tmp_path / "table.md").read_text()
+    assert "\\<script>alert(1)" in table and not re.search(r"(?<!\\)<", table)
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines() if line.startswith("|")} == {5}
