@@ -64,10 +64,11 @@ def train(
     actor_rollout_ref.model.path=MODEL critic.model.path=MODEL trainer.save_freq=50
     """
     output_folder("--run-dir", run_dir)
+    from tempo_verl.config.secrets import masked
     from tempo_verl.launch import Run, run_training, write_run_info
 
     console = Console()
-    command = shlex.join(["tempo-verl", "train", "--run-dir", str(run_dir), *context.args])
+    command = shlex.join(["tempo-verl", "train", "--run-dir", str(run_dir), *map(masked, context.args)])
     run_training(
         Run(run_dir),
         context.args,

@@ -24,6 +24,7 @@ from tempo_verl.config.files import (
 from tempo_verl.config.layout import Pass, Role, roles
 from tempo_verl.config.models import check_model_settings
 from tempo_verl.config.schema import read_settings
+from tempo_verl.config.secrets import check_secrets
 from tempo_verl.config.start import check_start
 from tempo_verl.errors import UserError
 from tempo_verl.methods import Method
@@ -64,6 +65,7 @@ def check_settings(config: DictConfig) -> None:
         UserError: the first mistake found.
     """
     check_verl_version()
+    check_secrets(config)
     method = read_settings(config)
     check_paths(config)
     check_start(config, method.settings)
