@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tempo_verl.config.checks import check_settings
+from tempo_verl.config.cluster import loopback
 from tempo_verl.config.composed import CONFIG_MODULE, CONFIG_NAME, resolve_config
 from tempo_verl.config.files import lacks_predictions, restored_checkpoint, round_of
 from tempo_verl.config.folder import check_folder
@@ -100,7 +101,13 @@ def run_training(
             stdin=subprocess.DEVNULL,
             stdout=None if verbose else log,
             stderr=None if verbose else subprocess.STDOUT,
-            env={**os.environ, "HYDRA_FULL_ERROR": "1", "RAY_DEDUP_LOGS": "0", CHECKED: str(run.folder)},
+            env={
+                **loopback(config),
+                **os.environ,
+                "HYDRA_FULL_ERROR": "1",
+                "RAY_DEDUP_LOGS": "0",
+                CHECKED: str(run.folder),
+            },
         )
         try:
             _watch(process, run, config, console, title, earlier_config, show=not verbose)

@@ -11,6 +11,15 @@ from omegaconf import DictConfig
 from tempo_verl.config.schema import TempoSettings
 from tempo_verl.errors import UserError
 
+# Ray's switch by which it keeps to 127.0.0.1. Its name tells where that is the default; without it every port but the
+# dashboard's is open to the network, whatever ray.init is told. Read when ray is imported.
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+def loopback(config: DictConfig) -> dict[str, str]:
+    """Environment variables for a training whose Ray nobody else joins: ``ray_kwargs.ray_init.address=local``."""
+    return LOOPBACK if config.ray_kwargs.get("ray_init", {}).get("address") == "local" else {}
+
 
 def required_cpus(num_ranks: int, num_storage_units: int) -> int:
     """Logical CPUs of Ray that a run holds, plus one in which the actors that hold none can start.
