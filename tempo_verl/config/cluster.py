@@ -48,11 +48,20 @@ def check_ray(config: DictConfig) -> None:
             "raise ray_kwargs.ray_init.num_cpus or lower transfer_queue.backend.SimpleStorage.num_data_storage_units"
         )
     if running is not None:
-        _check_accelerators(where, resources, ranks, training_device(config))
+        check_accelerators(where, resources, ranks, training_device(config))
 
 
-def _check_accelerators(where: str, resources: Mapping[str, float], ranks: int, device: str) -> None:
-    """verl waits for ever for accelerators by a name that no node offers."""
+def check_accelerators(where: str, resources: Mapping[str, float], ranks: int, device: str) -> None:
+    """See that there is an accelerator for each training process: verl would wait for ever for those that are missing.
+
+    Args:
+        where: has the resources, in words.
+        resources: as Ray names them.
+        device: ``trainer.device``, see :func:`training_device`.
+
+    Raises:
+        UserError: there is not.
+    """
     wanted = "NPU" if device == "npu" else "GPU"
     other = "GPU" if device == "npu" else "NPU"
     if resources.get(wanted, 0) >= ranks:
