@@ -76,6 +76,12 @@ def test_a_secret_among_the_settings_is_refused(compose, given: str, monkeypatch
     assert "export WANDB_API_KEY" in message and len(message.splitlines()) == 1
 
 
+def test_a_key_without_a_plus_is_not_printed() -> None:
+    with pytest.raises(UserError, match=rf"^{ENV}\.WANDB_API_KEY=\*\*\*: there is no such setting") as caught:
+        resolve_config(["hardware=cpu", f"{ENV}.WANDB_API_KEY={KEY}"])
+    assert KEY not in str(caught.value)
+
+
 def test_a_secret_of_the_environment_is_not_in_the_run_folder(
     compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
