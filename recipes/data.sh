@@ -15,9 +15,10 @@ DATA=${DATA:-data}
 VERIFIER=${VERIFIER:-}  # of D_L, as module:function; default: that of its preset
 
 # what the recipe's YAML names: a line each for D_L, D_U, held out
-sets=$(python -c "from tempo_verl.config.recipes import read
-sets = read('$recipe').recipe.data_sets
-print(*sets.labeled); print(*sets.unlabeled); print(*sets.heldout)")
+sets=$(python -c 'import sys
+from tempo_verl.config.recipes import read
+sets = read(sys.argv[1]).recipe.data_sets
+print(*sets.labeled); print(*sets.unlabeled); print(*sets.heldout)' "$recipe")
 { read -r labeled; read -r unlabeled; read -r heldout; } <<<"$sets"
 
 if [[ $labeled == dolci-rl-zero-general && -z $VERIFIER ]]; then

@@ -3,6 +3,7 @@
 # One stage of a recipe; a second call resumes it. stage0 comes first, every other stage starts from its checkpoint.
 #   DATA=data ./run.sh qwen3_8b_math stage0 [Hydra overrides]
 #   DATA=data ./run.sh qwen3_8b_math tempo [Hydra overrides]
+# With VERIFIER=module:function as for data.sh, if that was given one.
 set -euo pipefail
 
 config=$(cd "$(dirname "${BASH_SOURCE[0]}")/../tempo_verl/config" && pwd)
@@ -19,4 +20,6 @@ case $stage in
     stage0) start=(method=ppo) ;;
     *) start=(method="$stage" tempo.start_from="'$OUT/stage0'") ;;
 esac
-exec tempo-verl train --run-dir "$OUT/$stage" +recipe="$recipe" "${start[@]}" "${@:3}"
+# the verifier that data.sh wrote into D_L
+exec tempo-verl train --run-dir "$OUT/$stage" +recipe="$recipe" "${start[@]}" \
+    ${VERIFIER:+"tempo.verifier.allow=[$VERIFIER]"} "${@:3}"

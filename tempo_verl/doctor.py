@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import os
+import platform
+import sys
 import warnings
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import PackageNotFoundError, entry_points, metadata, requires, version
 
-from rich.console import Console
-from rich.table import Table
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from tempo_verl.compat import check_verl_version
 from tempo_verl.errors import UserError
@@ -17,6 +20,7 @@ PACKAGES = (
     "tempo-verl", "verl", "torch", "transformers", "ray", "TransferQueue", "tensordict", "vllm", "sglang",
     "flash-attn", "megatron-core", "math-verify", "hydra-core", "omegaconf", "numpy",
 )  # fmt: skip
+MATTER = ("python", "verl", "torch", "ray", "transformers")
 
 
 def versions() -> dict[str, str]:
@@ -67,18 +71,53 @@ def check_plugin() -> None:
         raise UserError("the CPU platform is not registered; reinstall: pip install tempo-verl")
 
 
-def diagnose(console: Console) -> bool:
-    """Print versions and checks. Returns whether everything is in order."""
-    table = Table("package", "version", title="tempo-verl doctor")
-    for package, number in versions().items():
-        table.add_row(package, number)
-    console.print(table)
-    try:
-        check_plugin()
-    except UserError as error:
-        console.print(f"[red]not in order:[/] {error}")
-        return False
-    from verl.plugin.platform import get_platform
+def registered() -> str:
+    """What ``import verl`` alone, which hides a plugin that fails, has brought into this process, in words.
 
-    console.print(f"plugin: loaded; trainer_mode=tempo registered; platform: {get_platform().device_name}")
-    return True
+    Raises:
+        UserError: not the plugin.
+    """
+    import verl  # noqa: F401
+
+    if "tempo_verl.plugin" not in sys.modules:
+        raise UserError("import verl did not load the plugin; install the same environment on every node")
+    from verl.trainer.ppo.v1 import get_trainer_cls
+
+    get_trainer_cls("tempo")
+    return "loaded; trainer_mode=tempo registered"
+
+
+def requirements() -> dict[str, SpecifierSet]:
+    """What this package asks for, by package; that of extras as well, whose packages need not be there."""
+    asked: dict[str, SpecifierSet] = {"python": SpecifierSet(metadata("tempo-verl")["Requires-Python"])}
+    for line in requires("tempo-verl") or ():
+        requirement = Requirement(line)
+        name = canonicalize_name(requirement.name)
+        asked[name] = asked.get(name, SpecifierSet()) & requirement.specifier
+    return asked
+
+
+def check_versions() -> str:
+    """See that what is installed is what this package was made for.
+
+    Returns:
+        The versions that matter most, in words.
+
+    Raises:
+        UserError: which do not fit.
+    """
+    asked, wrong = requirements(), []
+    needed = {canonicalize_name(Requirement(line).name) for line in requires("tempo-verl") or () if "extra" not in line}
+    for name, specifier in asked.items():
+        try:
+            found = platform.python_version() if name == "python" else version(name)
+        except PackageNotFoundError:
+            if name in needed:
+                wrong.append(f"{name} is not installed, {specifier or 'any version'} is needed")
+            continue
+        if not specifier.contains(found, prereleases=True):
+            wrong.append(f"{name} {found} is installed, {specifier} is needed")
+    if wrong:
+        raise UserError(f"{'; '.join(wrong)}; reinstall: pip install tempo-verl")
+    told = [f"{name} {platform.python_version() if name == 'python' else version(name)}" for name in MATTER]
+    return ", ".join(f"{name} ({asked[name.split()[0]]})" for name in told)

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tempo_verl.config.checks import check_settings
+from tempo_verl.config.cluster import loopback
 from tempo_verl.config.composed import CONFIG_MODULE, CONFIG_NAME, resolve_config
 from tempo_verl.config.files import lacks_predictions, restored_checkpoint, round_of
 from tempo_verl.config.preflight import CHECKED, REFUSED
@@ -145,7 +146,13 @@ def _train_once(
             stdin=subprocess.DEVNULL,
             stdout=log if show else None,
             stderr=subprocess.STDOUT if show else None,
-            env={**os.environ, "HYDRA_FULL_ERROR": "1", "RAY_DEDUP_LOGS": "0", CHECKED: str(run.folder)},
+            env={
+                **loopback(config),
+                **os.environ,
+                "HYDRA_FULL_ERROR": "1",
+                "RAY_DEDUP_LOGS": "0",
+                CHECKED: str(run.folder),
+            },
             pass_fds=[lock],
             preexec_fn=end_with_parent,
         )

@@ -15,6 +15,7 @@ from typing import IO
 import psutil
 from omegaconf import DictConfig, OmegaConf
 
+from tempo_verl.config.secrets import masked
 from tempo_verl.errors import UserError
 from tempo_verl.trainer.manifest import write_text
 
@@ -97,7 +98,8 @@ class Run:
         _set_earlier_metrics_aside(self.metrics)
         self.status.unlink(missing_ok=True)
         config = OmegaConf.masked_copy(config, [str(section) for section in config if section != "hydra"])
-        write_text(self.config, OmegaConf.to_yaml(config, resolve=True))
+        settings = masked(OmegaConf.to_container(config, resolve=True))
+        write_text(self.config, OmegaConf.to_yaml(OmegaConf.create(settings)))
 
     def overrides(self) -> list[str]:
         """Send everything a run writes into this folder. A user's own overrides come after these."""

@@ -34,6 +34,6 @@ ray job submit --address "$DASHBOARD" -- \
     data.max_response_length=4096 \
     trainer.default_local_dir="'$OUT/checkpoints'" \
     trainer.save_freq=20 \
-    trainer.logger=[console,file] \
+    "trainer.logger=[console,file]" \
     +ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_ROOT="'$OUT'" \
     "$@"

@@ -58,6 +58,10 @@ def _sampling_options(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
     ] = False,
+    allow_verifier: Annotated[
+        list[str] | None,
+        typer.Option(help="module:function that the question files may name as their verifier; repeatable."),
+    ] = None,
     read_unfinished: Annotated[
         bool, typer.Option("--read-unfinished", help="Look for an answer in a thinking that was cut off, too.")
     ] = False,
@@ -84,6 +88,7 @@ def _sampling_options(
         "chat_template_kwargs": keywords,
         "trust_remote_code": trust_remote_code,
         "read_unfinished": read_unfinished,
+        "allowed": tuple(allow_verifier or ()),
     }
 
 
@@ -167,7 +172,9 @@ def answer(
     if samples is not None:
         if model is not None or sampling["critic"] is not None:
             raise UserError("--samples: MODEL and --critic are those of the evaluation; leave them out")
-        said = answers.answer_from_samples(samples, out, files=data or (), labeled=labeled or ())
+        said = answers.answer_from_samples(
+            samples, out, files=data or (), labeled=labeled or (), allowed=sampling["allowed"]
+        )
     elif model is None or not data:
         raise UserError("name MODEL and --data, or the folder of an evaluation with --samples")
     else:

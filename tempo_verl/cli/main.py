@@ -6,6 +6,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -67,10 +68,11 @@ def train(
     actor_rollout_ref.model.path=MODEL critic.model.path=MODEL trainer.save_freq=50
     """
     output_folder("--run-dir", run_dir)
+    from tempo_verl.config.secrets import masked
     from tempo_verl.launch import Run, run_training, write_run_info
 
     console = Console()
-    command = shlex.join(["tempo-verl", "train", "--run-dir", str(run_dir), *context.args])
+    command = shlex.join(["tempo-verl", "train", "--run-dir", str(run_dir), *map(masked, context.args)])
     run_training(
         Run(run_dir),
         context.args,
@@ -141,30 +143,49 @@ def doctor(
         bool, typer.Option("--gpu", help="Also train for a few minutes on one GPU, and judge what came out.")
     ] = False,
     model: Annotated[Path | None, typer.Option(help="With --gpu: folder of a small instruction-tuned model.")] = None,
-    run_dir: Annotated[Path, typer.Option(help="With --gpu: folder of its runs; must not hold any.")] = Path(
-        "runs/doctor"
-    ),
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the run to check, default runs/train. With --gpu: of its runs, must not hold any; default "
+            "runs/doctor."
+        ),
+    ] = None,
+    no_ray: Annotated[bool, typer.Option("--no-ray", help="Start no small Ray, to look into a worker.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     verbose: Annotated[bool, typer.Option(help="With --gpu: show verl's own output.")] = False,
 ) -> None:
     """Check the installation: versions, the plugin's registrations, the platform verl would use.
 
-    With --gpu every other argument is a Hydra override of the two runs.
+    Other arguments are Hydra overrides, as of tempo-verl train: that run is checked, too. Every check is made. Exit
+    status 1: one failed. With --gpu they are overrides of its two runs.
     """
-    from tempo_verl.doctor import diagnose
-
-    console = Console()
-    if not gpu and (context.args or model is not None):
-        raise UserError(f"{(context.args or ['--model'])[0]}: only with --gpu")
+    if not gpu and model is not None:
+        raise UserError("--model: only with --gpu")
     if gpu and model is None:
         raise UserError("--gpu: name a small instruction-tuned model with --model=DIRECTORY")
+    if gpu and as_json:
+        raise UserError("--json: not with --gpu, whose result is a table")
+    trial = run_dir or Path("runs/doctor")
     if gpu:
-        output_folder("--run-dir", run_dir)
-    if not diagnose(console):
+        output_folder("--run-dir", trial)
+    from tempo_verl import diagnosis
+
+    console, patient = Console(), diagnosis.Doctor(not no_ray)
+    # what verl and others print is no part of the result
+    with redirect_stdout(sys.stderr) if as_json else console.status("looking"):
+        patient.installation()
+        if not gpu and (context.args or run_dir is not None):
+            patient.run(context.args, run_dir or Path("runs/train"))
+    if as_json:
+        print(diagnosis.as_json(patient))
+    else:
+        diagnosis.show(patient, console)
+    if not patient.well:
         raise typer.Exit(1)
     if model is not None:
         from tempo_verl.trial import run_trial
 
-        raise typer.Exit(0 if run_trial(str(model), run_dir, console, context.args, verbose) else 1)
+        raise typer.Exit(0 if run_trial(str(model), trial, console, context.args, verbose) else 1)
 
 
 def main() -> None:

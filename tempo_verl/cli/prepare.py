@@ -90,6 +90,10 @@ def prepare(
     verifier: Annotated[
         str, typer.Option(help="auto, math, choice, text, exact, number, grid or module:function.")
     ] = "auto",
+    allow_verifier: Annotated[
+        list[str] | None,
+        typer.Option(help="module:function that the source itself may name as its verifier; repeatable."),
+    ] = None,
     tolerance: Annotated[str | None, typer.Option(help="Of --verifier number: 0.01, or 1%.")] = None,
     label_base: Annotated[
         LabelBase | None,
@@ -163,6 +167,7 @@ def prepare(
         hub_split=hub_split,
         hub_revision=hub_revision,
         encoding=encoding,
+        allow_verifier=tuple(allow_verifier or ()),
         overwrite=overwrite,
     )
     _print(run(settings), Console())

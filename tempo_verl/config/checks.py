@@ -7,6 +7,7 @@ asked for its CPUs. ``preflight.py`` has the checks that do, and runs all of the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 
 from omegaconf import DictConfig, OmegaConf
@@ -24,6 +25,7 @@ from tempo_verl.config.layout import Pass, Role, roles
 from tempo_verl.config.models import check_model_settings
 from tempo_verl.config.resume import check_resume
 from tempo_verl.config.schema import read_settings
+from tempo_verl.config.secrets import check_secrets
 from tempo_verl.config.start import check_start
 from tempo_verl.errors import UserError
 from tempo_verl.methods import Method
@@ -43,7 +45,7 @@ WITHOUT_EFFECT = (
     ("critic.ppo_epochs", 1, "use tempo.calibration.epochs"),
     ("critic.ppo_micro_batch_size", None, "use critic.ppo_micro_batch_size_per_gpu"),
     ("critic.ulysses_sequence_parallel_size", 1, "use critic.fsdp.ulysses_sequence_parallel_size"),
-    ("reward.custom_reward_function.path", None, "name your verifier as module:function in reward_model.style"),
+    ("reward.custom_reward_function.path", None, "name your verifier in reward_model.style and tempo.verifier.allow"),
     ("reward.reward_model.enable", False, "the reward is the verifier's verdict or the critic's value"),
     ("trainer.critic_warmup", 0, "use tempo.calibration.warmup_rounds"),
     ("trainer.v1.sampler.custom_sampler.path", None, "a round trains on all of its rollouts"),
@@ -64,24 +66,10 @@ def check_settings(config: DictConfig) -> None:
         UserError: the first mistake found.
     """
     check_verl_version()
+    check_secrets(config)
     method = read_settings(config)
-    check_paths(config)
-    check_start(config, method.settings)
-    _check_algorithm(config, method)
-    _check_rollout_correction(config)
-    _check_calibration(config, method)
-    _check_layout(config)
-    _check_batches(config, method)
-    _check_lengths(config)
-    check_processes(config)
-    method.check(config)
-    check_questions(config, method)
-    check_resume(config, method)
-    check_checkpoints(config, method)
-    check_predictions(method)
-    check_model_settings(config)
-    check_storage(config, method.settings)
-    check_ray(config)
+    for _, look in SETTINGS:
+        look(config, method)
 
 
 def _check_algorithm(config: DictConfig, method: Method) -> None:
@@ -304,3 +292,25 @@ def _check_lengths(config: DictConfig) -> None:
                     f"{field}={budget}: verl adds rows of {SYNTHETIC_TOKENS} tokens where a batch does not divide, and "
                     f"a micro-batch must hold one; set it to {-(-SYNTHETIC_TOKENS // role.sequence)} or more"
                 )
+
+
+# What is looked at, in a few words, and the check. Each can be run without the others: `tempo-verl doctor` does.
+SETTINGS: tuple[tuple[str, Callable[[DictConfig, Method], object]], ...] = (
+    ("paths", lambda config, method: check_paths(config)),
+    ("the run to start from", lambda config, method: check_start(config, method.settings)),
+    ("algorithm", _check_algorithm),
+    ("rollout correction", lambda config, method: _check_rollout_correction(config)),
+    ("calibration", _check_calibration),
+    ("layout", lambda config, method: _check_layout(config)),
+    ("batches", _check_batches),
+    ("token budgets", lambda config, method: _check_lengths(config)),
+    ("training processes", lambda config, method: check_processes(config)),
+    ("the method's own", lambda config, method: method.check(config)),
+    ("question files", check_questions),
+    ("resuming", check_resume),
+    ("checkpoints", check_checkpoints),
+    ("predictions", lambda config, method: check_predictions(method)),
+    ("model settings", lambda config, method: check_model_settings(config)),
+    ("TransferQueue", lambda config, method: check_storage(config, method.settings)),
+    ("Ray's CPUs and GPUs", lambda config, method: check_ray(config)),
+)

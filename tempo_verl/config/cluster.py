@@ -11,6 +11,15 @@ from omegaconf import DictConfig
 from tempo_verl.config.schema import TempoSettings
 from tempo_verl.errors import UserError
 
+# Ray's switch by which it keeps to 127.0.0.1. Its name tells where that is the default; without it every port but the
+# dashboard's is open to the network, whatever ray.init is told. Read when ray is imported.
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+def loopback(config: DictConfig) -> dict[str, str]:
+    """Environment variables for a training whose Ray nobody else joins: ``ray_kwargs.ray_init.address=local``."""
+    return LOOPBACK if config.ray_kwargs.get("ray_init", {}).get("address") == "local" else {}
+
 
 def required_cpus(num_ranks: int, num_storage_units: int) -> int:
     """Logical CPUs of Ray that a run holds, plus one in which the actors that hold none can start.
@@ -39,11 +48,20 @@ def check_ray(config: DictConfig) -> None:
             "raise ray_kwargs.ray_init.num_cpus or lower transfer_queue.backend.SimpleStorage.num_data_storage_units"
         )
     if running is not None:
-        _check_accelerators(where, resources, ranks, training_device(config))
+        check_accelerators(where, resources, ranks, training_device(config))
 
 
-def _check_accelerators(where: str, resources: Mapping[str, float], ranks: int, device: str) -> None:
-    """verl waits for ever for accelerators by a name that no node offers."""
+def check_accelerators(where: str, resources: Mapping[str, float], ranks: int, device: str) -> None:
+    """See that there is an accelerator for each training process: verl would wait for ever for those that are missing.
+
+    Args:
+        where: has the resources, in words.
+        resources: as Ray names them.
+        device: ``trainer.device``, see :func:`training_device`.
+
+    Raises:
+        UserError: there is not.
+    """
     wanted = "NPU" if device == "npu" else "GPU"
     other = "GPU" if device == "npu" else "NPU"
     if resources.get(wanted, 0) >= ranks:

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 import tempo_verl.plugin  # noqa: F401  (its resolvers)
 from tempo_verl.compat import check_verl_version
 from tempo_verl.config.flat import flatten
+from tempo_verl.config.secrets import masked
 from tempo_verl.errors import UserError
 
 CONFIG_MODULE, CONFIG_NAME = "tempo_verl.config", "tempo_trainer"
@@ -46,7 +47,7 @@ def resolve_config(overrides: Sequence[str]) -> DictConfig:
 
 def _unknown(field: str, overrides: Sequence[str]) -> str:
     """What is told of an override of a field that there is not, with the field that was probably meant."""
-    given = next((override for override in overrides if override.startswith(field)), field)
+    given = masked(next((override for override in overrides if override.startswith(field)), field))
     config = resolve_config([override for override in overrides if override.partition("=")[0] == "method"])
     names, name = {known.rpartition(".")[2]: known for known in _fields(config)}, field.rpartition(".")[2]
     close = difflib.get_close_matches(field, _fields(config), n=1, cutoff=0.8)

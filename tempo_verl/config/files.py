@@ -14,7 +14,7 @@ from tempo_verl.config.layout import roles
 from tempo_verl.data.validation import HDFS, Questions, check_disjoint, read_judging_sources, read_questions
 from tempo_verl.errors import UserError
 from tempo_verl.methods import Method
-from tempo_verl.rewards import check_style, useless
+from tempo_verl.rewards import check_allowed, check_style, useless
 from tempo_verl.trainer.checkpoints import Checkpoints
 
 # Settings of verl that remove a checkpoint before another one is whole, or end it at a time that nobody knows: field,
@@ -75,6 +75,13 @@ def check_questions(config: DictConfig, method: Method) -> dict[str, Questions]:
         )
     if len(found) == 2:
         check_disjoint(found["tempo.labeled"], found["tempo.unlabeled"])
+    # verl opens the validation files of a run that never validates, too
+    validates = config.trainer.test_freq > 0 or config.trainer.val_before_train
+    validation = read_questions("data.val_files", config.data.val_files, needs_answers=validates)
+    for field, questions in [*((f"{name}.files", of) for name, of in found.items()), ("data.val_files", validation)]:
+        check_allowed(
+            questions.styles, settings.verifier.allow, f"{field}={questions.source}", "tempo.verifier.allow=[NAME]"
+        )
     for name, questions in found.items():
         for style in set(questions.styles):
             check_style(style)
@@ -86,9 +93,6 @@ def check_questions(config: DictConfig, method: Method) -> dict[str, Questions]:
                 f"{name}.batch_size={stream.batch_size} is larger than the set ({len(questions)} questions in "
                 f"{questions.source}); set it to at most {most}" + (f", or raise {name}.repeat" if repeat else "")
             )
-    # verl opens the validation files of a run that never validates, too
-    validates = config.trainer.test_freq > 0 or config.trainer.val_before_train
-    validation = read_questions("data.val_files", config.data.val_files, needs_answers=validates)
     fields = {f"{name}.files": questions for name, questions in found.items()}
     fields |= {"data.val_files": validation} if validates else {}
     for field, questions in fields.items():

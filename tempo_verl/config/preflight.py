@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from tempo_verl.config.files import check_questions, check_truths, written
 from tempo_verl.config.layout import roles
 from tempo_verl.config.models import check_models, check_prompts
 from tempo_verl.config.schema import read_settings
+from tempo_verl.data.validation import Questions
 from tempo_verl.doctor import check_plugin
 from tempo_verl.errors import UserError
+from tempo_verl.methods import Method
 from tempo_verl.run import Run
 
 # Environment variable: the parent, `tempo-verl train`, has just checked these very settings. Its value is the folder of
@@ -72,12 +74,11 @@ def check_contents(config: DictConfig) -> None:
     """
     check_plugin()
     method = read_settings(config)
-    _check_rollout_correction(config)
-    _check_attention(config)
-    check_models(config)
+    for _, look in MODELS:
+        look(config)
     questions = check_questions(config, method)
-    check_prompts(config, questions)
-    check_truths(questions, method.settings.verifier.timeout)
+    for _, look_at in QUESTIONS:
+        look_at(config, method, questions)
 
 
 def _check_rollout_correction(config: DictConfig) -> None:
@@ -133,3 +134,15 @@ def _knows_ulysses(attention: str, external_lib: str | Sequence[str] | None) -> 
                 f"model.external_lib={module} cannot be imported ({error}); install it, or unset it"
             ) from error
     return ALL_ATTENTION_FUNCTIONS.get(attention) is flash_attention_forward
+
+
+# As `checks.SETTINGS`, of models, and of questions once they are read.
+MODELS: tuple[tuple[str, Callable[[DictConfig], None]], ...] = (
+    ("rollout correction in verl", _check_rollout_correction),
+    ("attention", _check_attention),
+    ("models and tokenizers", check_models),
+)
+QUESTIONS: tuple[tuple[str, Callable[[DictConfig, Method, dict[str, Questions]], None]], ...] = (
+    ("prompts", lambda config, method, questions: check_prompts(config, questions)),
+    ("ground truths", lambda config, method, questions: check_truths(questions, method.settings.verifier.timeout)),
+)

@@ -97,6 +97,7 @@ class Verifier(Section):
     timeout: Annotated[float, Field(gt=0)]
     read_unfinished: bool
     max_error_share: Share
+    allow: list[str]
 
 
 class Alarms(Section):

@@ -34,7 +34,7 @@ from tempo_verl.data.sources import LocalFile, Record, Source, find_sources
 from tempo_verl.data.templates import load_template
 from tempo_verl.data.values import RowError, clean, is_missing, lookup
 from tempo_verl.errors import UserError
-from tempo_verl.rewards import STYLES, check_ground_truth, check_style
+from tempo_verl.rewards import STYLES, check_allowed, check_ground_truth, check_style
 
 SCHEMA = pa.schema(
     [
@@ -100,6 +100,7 @@ class Settings:
     hub_split: str | None = None
     hub_revision: str | None = None
     encoding: str | None = None
+    allow_verifier: tuple[str, ...] = ()
     overwrite: bool = False
 
 
@@ -363,6 +364,8 @@ class _Builder:
                 return None, fallback, (), error
         style = given or answer.style or read.style
         if given is None:
+            if style is not None:
+                check_allowed([style], self._settings.allow_verifier, read.location, "--allow-verifier NAME")
             why = "the form of the row" if answer.style else "the row itself" if read.style else "its answer"
             style = style or guess_style(truth)
             told.append(f"verifier {style} is told by {why}; --verifier names one for all")
@@ -484,7 +487,7 @@ def _lists_options(question: RawQuestion) -> bool:
 
 
 def _own_style(fields: dict[str, Any]) -> str | None:
-    """The verifier that a row in verl's columns names, if it is one of ours."""
+    """The verifier that a row in verl's columns names, if it is one of ours or a function."""
     reward_model = fields.get("reward_model")
     style = reward_model.get("style") if isinstance(reward_model, dict) else None
     return style if style in STYLES or (style and ":" in style) else None

@@ -16,7 +16,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from tempo_verl.errors import UserError
-from tempo_verl.rewards import options_of, style_of
+from tempo_verl.rewards import check_allowed, options_of, style_of
 
 if TYPE_CHECKING:
     from tempo_verl.methods import Method
@@ -244,6 +244,9 @@ class Streams:
         if method.needs.unlabeled:
             questions = WithoutAnswers(rows)
             answers = questions.monitoring_answers() if method.settings.monitor_oracle else []
+            styles = {answer.style for answer in answers if answer is not None}
+            allowed = method.settings.verifier.allow
+            check_allowed(styles, allowed, "tempo.unlabeled.files", "tempo.verifier.allow=[NAME]")
             on_unlabeled = Stream(
                 "unlabeled",
                 rows if method.reads_answers and method.settings.allow_labels_on_unlabeled else questions,

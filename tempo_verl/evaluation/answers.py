@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -228,7 +228,7 @@ def answer(
         UserError: as ``load_questions`` and ``Sampler.draw``; or labelled questions that are among those to answer,
             have no ground truths, or were sampled otherwise.
     """
-    questions = load_questions("--data", files, with_answers=False, limit=limit)
+    questions = load_questions("--data", files, with_answers=False, limit=limit, allowed=sampling.allowed)
     rollouts: Sequence[Sample] = ()
     known: Sequence[Question] = ()
     if labeled and labeled[0].is_dir():
@@ -236,7 +236,7 @@ def answer(
     elif labeled:
         known_texts = read_questions("--labeled", list(map(str, labeled)), needs_answers=True)
         check_disjoint(known_texts, read_questions("--data", list(map(str, files)), needs_answers=False))
-        known = load_questions("--labeled", labeled, with_answers=True)
+        known = load_questions("--labeled", labeled, with_answers=True, allowed=sampling.allowed)
         known = [known[row] for row in evenly_spaced(len(known), labeled_limit)]
     sampler = Sampler(sampling, console)
     own, other = sample_folders(out)
@@ -247,7 +247,12 @@ def answer(
 
 
 def answer_from_samples(
-    folder: Path, out: Path, *, files: Sequence[Path] = (), labeled: Sequence[Path] = ()
+    folder: Path,
+    out: Path,
+    *,
+    files: Sequence[Path] = (),
+    labeled: Sequence[Path] = (),
+    allowed: Collection[str] = (),
 ) -> list[str]:
     """As :func:`answer`, from the samples of a finished ``tempo-verl evaluate``; its verdicts are not looked at.
 
@@ -255,13 +260,14 @@ def answer_from_samples(
         folder: of the evaluation.
         files: its questions, where they no longer are where they were.
         labeled: one folder of an evaluation on labelled questions, to calibrate on; or none.
+        allowed: as in ``load_questions``.
 
     Raises:
         UserError: no finished evaluation, other questions, or labelled samples drawn otherwise or of these questions.
     """
     settings, samples = read_samples(folder)
     files = files or [Path(file) for file in settings["data"]]
-    questions = load_questions("--data", files, with_answers=False, limit=settings["questions"])
+    questions = load_questions("--data", files, with_answers=False, limit=settings["questions"], allowed=allowed)
     if digest(files) != settings["data_sha256"]:
         raise UserError(
             f"--data={', '.join(map(str, files))}: not the questions that {folder} was sampled on; name those"

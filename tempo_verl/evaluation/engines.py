@@ -35,6 +35,7 @@ class Sampling:
         read_unfinished: read an answer in a response that ends within its thinking, see ``rewards.score``.
         batch_size: samples drawn at a time and then written; None is the engine's own: what a kill may cost.
         tensor_parallel: accelerators that share the model, vLLM only.
+        allowed: functions that the files may name as verifiers, see ``rewards.check_allowed``.
     """
 
     model: str
@@ -52,6 +53,7 @@ class Sampling:
     read_unfinished: bool = False
     batch_size: int | None = None
     tensor_parallel: int = 1
+    allowed: tuple[str, ...] = ()
 
     @property
     def chosen_engine(self) -> str:
@@ -74,7 +76,7 @@ class Sampling:
     def record(self) -> dict[str, Any]:
         """All that the samples depend on, for ``settings.json``; fingerprints tell a model saved anew."""
         settings = asdict(self) | {"engine": self.chosen_engine}
-        for indifferent in ("batch_size", "tensor_parallel", "max_prompt_tokens"):
+        for indifferent in ("batch_size", "tensor_parallel", "max_prompt_tokens", "allowed"):
             del settings[indifferent]
         for role in ("model", "critic"):
             path = settings[role]

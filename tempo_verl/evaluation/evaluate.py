@@ -21,6 +21,7 @@ from tempo_verl.evaluation.engines import Sampling
 from tempo_verl.evaluation.questions import load_questions
 from tempo_verl.evaluation.samples import Sample, read_samples, read_settings, write_whole
 from tempo_verl.evaluation.summary import notes, paired_results, summarise, table_rows
+from tempo_verl.markdown import cell
 
 USUAL_KS = (1, 8, 16)
 INTERVALS = "Intervals are bootstrap 95 % intervals over questions; differences are paired by question."
@@ -53,7 +54,7 @@ def evaluate(
     """
     ks = check_ks(ks, sampling.n)
     theirs = None if other is None else _comparable(other, sampling.n)
-    questions = load_questions("--data", files, with_answers=True, limit=limit)
+    questions = load_questions("--data", files, with_answers=True, limit=limit, allowed=sampling.allowed)
     if theirs is not None and {sample.hash for sample in theirs}.isdisjoint(question.hash for question in questions):
         raise UserError(f"--compare={other}: no question in both; compare evaluations of the same data")
     samples = Sampler(sampling, console).draw(questions, files, out)
@@ -98,10 +99,10 @@ def _write_tables(results: dict[str, Any], out: Path, console: Console) -> None:
     rows = table_rows(results, difference)
     heads = ["set", "measure", "value", "95 % interval", *([] if difference is None else ["difference"])]
     model = results["settings"]["model"]
-    lines = [f"# {model}", "", "| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * (len(heads) - 2)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    lines += ["", INTERVALS, *(["", f"Difference from {difference['from']}."] if difference else [])]
-    lines += ["", *(f"- {note}" for note in results["notes"])] if results["notes"] else []
+    lines = [f"# {cell(model)}", "", "| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * (len(heads) - 2)]
+    lines += ["| " + " | ".join(map(cell, row)) + " |" for row in rows]
+    lines += ["", INTERVALS, *(["", f"Difference from {cell(difference['from'])}."] if difference else [])]
+    lines += ["", *(f"- {cell(note)}" for note in results["notes"])] if results["notes"] else []
     write_whole(out / "table.md", "\n".join(lines) + "\n")
 
     table = Table(title=Text(model), title_justify="left", title_style="bold")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from tempo_verl.data.overlap import question_hash
 from tempo_verl.data.validation import prompt_text, read_rows, struct
 from tempo_verl.errors import UserError
 from tempo_verl.evaluation.engines import first_line
-from tempo_verl.rewards import check_style, options_of, style_of, useless
+from tempo_verl.rewards import check_allowed, check_style, options_of, style_of, useless
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,13 @@ class Question:
 
 
 def load_questions(
-    field: str, files: Sequence[Path], *, with_answers: bool, limit: int | None = None
+    field: str,
+    files: Sequence[Path],
+    *,
+    with_answers: bool,
+    limit: int | None = None,
+    allowed: Collection[str] = (),
+    setting: str = "--allow-verifier NAME",
 ) -> list[Question]:
     """Read question files in verl's columns.
 
@@ -55,6 +61,7 @@ def load_questions(
         files: .parquet, .json or .jsonl.
         with_answers: False takes the ground truths away as the rows are read, for D_U.
         limit: only so many questions, the first.
+        allowed, setting: functions that the files may name as verifiers, see ``rewards.check_allowed``.
 
     Raises:
         UserError: a file or row that cannot be used, no rows at all, or a ground truth that nothing can equal.
@@ -66,6 +73,7 @@ def load_questions(
     ]
     if not questions:
         raise UserError(f"{field}={', '.join(map(str, files))}: no questions in it; give a file with at least one row")
+    check_allowed((question.style for question in questions), allowed, f"{field}={', '.join(map(str, files))}", setting)
     for style in {question.style for question in questions}:
         check_style(style)
     found = useless([q.ground_truth for q in questions], [q.style for q in questions], [q.options for q in questions])

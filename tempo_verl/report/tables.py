@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table as RichTable
 
+from tempo_verl.markdown import cell
 from tempo_verl.report.measures import SELECTED_BY, set_label
 from tempo_verl.report.results import Results, Scores
 from tempo_verl.report.words import (
@@ -244,23 +245,18 @@ def _runs(results: Results) -> Table:
 # ------------------------------------------------------------------------------------------------------------ output
 
 
-def cell(text: str) -> str:
-    """A text for a Markdown table."""
-    return text.replace("|", "\\|")
-
-
 def markdown(results: Results) -> str:
     """All tables as a Markdown document."""
-    lines = [f"# {results.title}", "", *([f"**{results.stamp}**", ""] if results.stamp else [])]
+    lines = [f"# {cell(results.title)}", "", *([f"**{results.stamp}**", ""] if results.stamp else [])]
     for sentence in filter(None, (verdict_sentence(results), oracle_note(results))):
-        lines += [sentence, ""]
+        lines += [cell(sentence), ""]
     for table in (*main_tables(results), *further_tables(results)):
         lines += [f"## {table.title}", "", f"| {' | '.join(map(cell, table.heads))} |"]
         lines += ["|---" * table.names + "|---:" * (len(table.heads) - table.names) + "|"]
         lines += [f"| {' | '.join(map(cell, row))} |" for row in table.rows]
         lines += ["", *([table.note, ""] if table.note else [])]
-    lines += ["## Alarms", "", *(f"- {line}" for line, _ in alarm_lines(results)), ""]
-    return "\n".join(lines + [f"- {note}" for note in (*results.notes, *results.missing)]).rstrip() + "\n"
+    lines += ["## Alarms", "", *(f"- {cell(line)}" for line, _ in alarm_lines(results)), ""]
+    return "\n".join(lines + [f"- {cell(note)}" for note in (*results.notes, *results.missing)]).rstrip() + "\n"
 
 
 def print_table(results: Results, console: Console) -> None:

@@ -7,7 +7,8 @@ A dataset row chooses its verifier by ``reward_model.style``, or by ``data_sourc
   ``number``: with a tolerance; ``grid``: a table as JSON;
 - ``module:function``: a user's own, called in a child process as ``function(response, ground_truth)`` for a pair
   ``(correct, answer)``, with ``ground_truth=None`` where only the answer is wanted. The import of its module is no part
-  of its time limit, so what is slow to import stands at the top of the module.
+  of its time limit, so what is slow to import stands at the top of the module. A file that names one has to be allowed
+  to, see :func:`check_allowed`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import importlib
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -58,6 +59,7 @@ _EQUAL: dict[str, Callable[[str, str], bool]] = {
     "text": answers.equal_text,
 }
 STYLES = ("math", "choice", *_EXTRACT)
+OURS = frozenset({"tempo_verl.tasks.running_sums:verify"})  # functions of this package that a file may name
 
 
 @dataclass(frozen=True)
@@ -253,6 +255,26 @@ def options_of(extra_info: Mapping[str, Any]) -> list[str] | None:
     if options is None or isinstance(options, str | Mapping) or not len(options):
         return None
     return [str(option) for option in options]
+
+
+def check_allowed(styles: Iterable[str], allowed: Collection[str], where: str, setting: str) -> None:
+    """See that a data file names no function that was not allowed: data are data. Nothing is imported for it.
+
+    Args:
+        styles: of the rows.
+        allowed: functions that may be called, as ``module:function``; those of this package always may.
+        where: the rows come from, for the message.
+        setting: what allows a function, for the message.
+
+    Raises:
+        UserError: a function that is not among them.
+    """
+    for style in styles:
+        if ":" in style and style not in OURS and style not in allowed:
+            raise UserError(
+                f"{where}: reward_model.style={style!r:.100} names a function to call, and a data file may not by "
+                f"itself; if you trust it, allow it with {setting}"
+            )
 
 
 @lru_cache

@@ -9,7 +9,7 @@ from typing import Any
 from verl import DataProto
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
-from tempo_verl.rewards import SECONDS, options_of, score, style_of
+from tempo_verl.rewards import SECONDS, check_allowed, options_of, score, style_of
 
 
 class TempoRewardManager(RewardManagerBase):
@@ -25,6 +25,7 @@ class TempoRewardManager(RewardManagerBase):
         super().__init__(config, tokenizer, compute_score)
         self.timeout = SECONDS if config is None else config.tempo.verifier.timeout
         self.read_unfinished = config is not None and config.tempo.verifier.read_unfinished
+        self.allowed = () if config is None else config.tempo.verifier.allow
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
         item = data[-1]
@@ -33,6 +34,7 @@ class TempoRewardManager(RewardManagerBase):
         length = int(row.get("response_len", item.batch["attention_mask"][-response_ids.shape[-1] :].sum()))
         truth = row["reward_model"]["ground_truth"]
         style = style_of(row["reward_model"].get("style"), row.get("data_source"))
+        check_allowed([style], self.allowed, str(row.get("data_source")), "tempo.verifier.allow=[NAME]")
         result = await asyncio.to_thread(
             score,
             self.tokenizer.decode(response_ids[:length], skip_special_tokens=True),  # type: ignore[attr-defined]

@@ -2,11 +2,14 @@
 """Runs verifiers in child processes that can be killed: whatever a response makes them do, a run goes on.
 
 A child is a plain interpreter, not a fork and not a second import of the caller's main module, so it can be started
-from any script, thread or Ray worker.
+from any script, thread or Ray worker. Its time and memory are limited. It is no sandbox: a verifier may do what its
+user may. The children of Math-Verify alone, which evaluates what a response says, are cut off from the network where
+the system lets them.
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import math
 import os
@@ -18,10 +21,17 @@ import sys
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
 from typing import Any
 
 SECONDS_TO_LOAD = 120.0  # to start a child and import a verifier; not part of a verifier's own time
 PROCESSES = "TEMPO_VERIFIER_PROCESSES"  # environment variable: most child processes, default one a CPU up to 4
+# Environment variable: GiB that a child may take beyond what it holds once its verifier is imported; 0: no limit. Of
+# RLIMIT_DATA: RLIMIT_AS would count what CUDA reserves and never fills, and so refuse a verifier that imports torch.
+MEMORY = "TEMPO_VERIFIER_MEMORY"
+MEMORY_GIB = 4.0
+
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # of linux/sched.h; os.unshare comes with Python 3.12
 
 
 class VerifierFailure(Exception):
@@ -33,12 +43,18 @@ class VerifierFailure(Exception):
 
 
 class Workers:
-    """A pool of child processes, started when they are needed. Safe to use from several threads."""
+    """A pool of child processes, started when they are needed. Safe to use from several threads.
+
+    Args:
+        processes: the most for the functions of this package, and as many for those of others, which may need the
+            network.
+    """
 
     def __init__(self, processes: int):
-        self._free: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
-        for _ in range(processes):
-            self._free.put(None)  # a place without a process yet
+        self._free: dict[bool, queue.LifoQueue[_Worker | None]] = {True: queue.LifoQueue(), False: queue.LifoQueue()}
+        for places in self._free.values():
+            for _ in range(processes):
+                places.put(None)  # a place without a process yet
 
     def call(self, function: str, *arguments: Any, timeout: float) -> Any:
         """``module:function(*arguments)`` in a child.
@@ -49,12 +65,14 @@ class Workers:
                 count: they are the machine's time, not the response's.
 
         Raises:
-            VerifierFailure: it took longer, its process died, or it raised.
+            VerifierFailure: it took longer or too much memory, its process died, or it raised.
         """
-        worker = self._free.get()
+        offline = function.startswith(f"{__package__}.")
+        places = self._free[offline]
+        worker = places.get()
         try:
             if worker is None:
-                worker = _Worker()
+                worker = _Worker(offline)
             return worker.call(function, arguments, timeout)
         except VerifierFailure as failure:
             if worker is not None and failure.kind != "error":
@@ -62,15 +80,15 @@ class Workers:
                 worker = None
             raise
         finally:
-            self._free.put(worker)
+            places.put(worker)
 
 
 class _Worker:
-    def __init__(self) -> None:
+    def __init__(self, offline: bool) -> None:
         self._connection, theirs = Pipe()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", f"from {__name__} import serve; serve({theirs.fileno()})"],
+                [sys.executable, "-c", f"from {__name__} import serve; serve({theirs.fileno()}, {offline})"],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -92,6 +110,8 @@ class _Worker:
             succeeded, result = self._connection.recv()
         except (EOFError, OSError) as error:
             raise VerifierFailure("crash", f"the process of {job[0]} died") from error
+        if succeeded is None:
+            raise VerifierFailure("crash", f"{job[0]} took too much memory, see {MEMORY}")
         if not succeeded:
             raise VerifierFailure("error", f"{job[0]} raised {result}")
         return result
@@ -135,8 +155,31 @@ def load(function: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), name)
 
 
-def serve(descriptor: int) -> None:
+def leave_network() -> None:
+    """Cut this process off, if the system allows it: a namespace of its own holds no interface but a loopback.
+
+    The first call is root's; anyone may be let to do the second, before a thread is started.
+    """
+    unshare = getattr(ctypes.CDLL(None), "unshare", None)
+    if unshare is not None and unshare(CLONE_NEWNET) != 0:
+        unshare(CLONE_NEWUSER | CLONE_NEWNET)
+
+
+def _limit_memory(beyond: float | None) -> None:
+    """Let allocations fail beyond what is held now and so many GiB; None: lift the limit."""
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    soft, held = hard, Path("/proc/self/statm")
+    if beyond and held.is_file():
+        soft = int(held.read_text().split()[5]) * resource.getpagesize() + int(beyond * 2**30)
+        soft = soft if hard == resource.RLIM_INFINITY else min(soft, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def serve(descriptor: int, offline: bool) -> None:
     """The child: does one job after the other until the other side is gone."""
+    if offline:
+        leave_network()
+    memory = float(os.environ.get(MEMORY, MEMORY_GIB))
     connection = Connection(descriptor)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     while True:
@@ -148,9 +191,16 @@ def serve(descriptor: int) -> None:
         used = resource.getrusage(resource.RUSAGE_SELF)
         seconds = math.ceil(used.ru_utime + used.ru_stime + timeout + 1)
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+        answer: tuple[bool | None, Any] = (True, None)
         try:
-            verifier = load(function)
-            answer = (True, None if arguments is None else verifier(*arguments))
+            if arguments is None:  # comes first for each function
+                _limit_memory(None)
+                load(function)
+                _limit_memory(memory)
+            else:
+                answer = (True, load(function)(*arguments))
+        except MemoryError:  # what still is held nobody knows: the parent starts another process
+            answer = (None, None)
         except Exception as error:  # told to the parent, which counts it
             answer = (False, f"{type(error).__name__}: {error}"[:300].partition("\n")[0])
         connection.send(answer)

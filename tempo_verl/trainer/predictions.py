@@ -46,7 +46,9 @@ class Predictions:
             return
         field = "tempo.unlabeled.files"
         paths = [Path(path).expanduser() for path in ([files] if isinstance(files, str) else files)]
-        questions, rows = load_questions(field, paths, with_answers=False), streams.unlabeled.dataset
+        allowed, setting = method.settings.verifier.allow, "tempo.verifier.allow=[NAME]"
+        questions = load_questions(field, paths, with_answers=False, allowed=allowed, setting=setting)
+        rows = streams.unlabeled.dataset
         texts = [prompt_text(field, str(files), row, rows[row]["raw_prompt"]) for row in range(len(rows))]
         of_rows = aligned(questions, texts)
         if of_rows is None:

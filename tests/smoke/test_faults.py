@@ -41,14 +41,14 @@ def train(tour, compose):
 
 @pytest.fixture
 def judged_by(tiny_task: Path, tmp_path: Path):
-    """``judged_by(style)``: the override that names D_L with another verifier."""
+    """``judged_by(style)``: the overrides that name D_L with another verifier."""
 
-    def write(style: str) -> str:
+    def write(style: str) -> list[str]:
         rows = pq.read_table(tiny_task / "labeled.parquet").to_pylist()
         for row in rows:
             row["reward_model"]["style"] = style
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / "labeled.parquet")
-        return f"tempo.labeled.files='{tmp_path / 'labeled.parquet'}'"
+        return [f"tempo.labeled.files='{tmp_path / 'labeled.parquet'}'", f"tempo.verifier.allow=['{style}']"]
 
     return write
 
@@ -58,7 +58,7 @@ def judged_by(tiny_task: Path, tmp_path: Path):
 
 @pytest.mark.parametrize(("style", "accuracy"), [("verdicts:right", 1.0), ("verdicts:wrong", 0.0)])
 def test_a_round_of_equal_verdicts_trains_and_says_no_auroc(train, judged_by, style: str, accuracy: float) -> None:
-    found = train("tempo.rounds=1", judged_by(style))
+    found = train("tempo.rounds=1", *judged_by(style))
     assert found.metrics[1]["tempo/labeled/accuracy"] == accuracy
     assert "tempo/labeled/auroc" not in found.metrics[1]
     assert found.changed(1, "critic")
@@ -67,7 +67,7 @@ def test_a_round_of_equal_verdicts_trains_and_says_no_auroc(train, judged_by, st
 
 def test_a_verdict_that_is_no_number_is_a_failure_of_the_verifier(train, judged_by) -> None:
     with pytest.raises(UserError) as caught:
-        train("tempo.rounds=1", judged_by("verdicts:nan"))
+        train("tempo.rounds=1", *judged_by("verdicts:nan"))
     message = str(caught.value)
     assert "32 of 32 labeled responses of round 1 got no verdict" in message
     assert "verdicts:nan returned correct=nan, neither true nor false" in message

@@ -268,7 +268,12 @@ def test_a_run_whose_verifier_fails_on_everything_is_stopped(tour, train, tiny_t
         row["reward_model"]["style"] = "os:abort"  # takes no argument
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "labeled.parquet")
     with pytest.raises(UserError) as caught:
-        train("tempo", f"tempo.labeled.files='{tmp_path / 'labeled.parquet'}'", moments=())
+        train(
+            "tempo",
+            f"tempo.labeled.files='{tmp_path / 'labeled.parquet'}'",
+            "tempo.verifier.allow=['os:abort']",
+            moments=(),
+        )
     message = str(caught.value)
     assert message.startswith("32 of 32 labeled responses of round 1 got no verdict, more than tempo.verifier.max_err")
     assert "os:abort raised TypeError" in message

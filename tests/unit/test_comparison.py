@@ -249,7 +249,7 @@ def test_written_files_agree_with_results(built):
     assert "| tempo, calibration.lr=0.5 | avg@8, Held out | 3 | +10.0 points | 1 |" in table
     assert "| tempo.calibration.lr | – | 0.5 |" in table
     assert "| 3 of 3 runs |" in table and "rounds 2–3 (tempo/labeled/auroc 0.6 when first raised)" in table
-    assert "a\\|b<i>" in table
+    assert "a\\|b\\<i>" in table
     assert {path.stem for path in (out / "plots").glob("*.png")} == {Path(plot).stem for plot in results.plots}
     assert {"accuracy", "calibration", "coverage", "diversity", "reliability"} == {
         Path(plot).stem for plot in results.plots

@@ -306,6 +306,13 @@ def test_a_stage_starts_from_stage_0(run: Run, out: Path) -> None:
     assert calls[0][2:] == [f"{out}/ppo", "+recipe=qwen3_8b_math", "method=ppo", f"tempo.start_from='{out}/stage0'"]
 
 
+def test_a_verifier_that_data_wrote_into_the_files_is_allowed(run: Run) -> None:
+    _, calls = run("run.sh", "qwen3_8b_general", "stage0", "tempo.rounds=3", VERIFIER="my.judge:verify")
+    assert calls[0][-2:] == ["tempo.verifier.allow=[my.judge:verify]", "tempo.rounds=3"]
+    config = resolve_config(["hardware=fsdp", calls[0][-2]])
+    assert config.tempo.verifier.allow == ["my.judge:verify"]
+
+
 @pytest.mark.parametrize(
     "arguments", [(), ("qwen3_8b_math",), ("qwen3_8b_math", "sft"), ("gpt-5", "tempo"), ("", "tempo")]
 )

@@ -203,8 +203,14 @@ def test_a_row_without_a_style_has_that_of_its_source(
 
 
 def test_an_error_in_scoring_is_raised(tokenizer) -> None:
-    with pytest.raises(UserError, match="no_such_module"):
-        run_single(tokenizer, rollout(tokenizer, "5", {"style": "no_such_module:f", "ground_truth": "5"}))
+    with pytest.raises(UserError, match="neither one of"):
+        run_single(tokenizer, rollout(tokenizer, "5", {"style": "no_such_style", "ground_truth": "5"}))
+
+
+def test_a_row_names_no_function_that_was_not_allowed(tokenizer) -> None:
+    row = rollout(tokenizer, "5", {"style": "no_such_module:f", "ground_truth": "5"})
+    with pytest.raises(UserError, match=r"names a function to call.*tempo\.verifier\.allow"):
+        run_single(tokenizer, row)
 
 
 def test_verl_finds_the_manager_by_the_shipped_configuration(compose, tokenizer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 
 from tempo_verl.rewards import Score, check_ground_truth, process, score
-from tempo_verl.rewards.process import PROCESSES, VerifierFailure, Workers
+from tempo_verl.rewards.process import MEMORY, PROCESSES, VerifierFailure, Workers
 
 HERE = __name__
 
@@ -69,6 +70,25 @@ def recurse() -> None:
     recurse()
 
 
+def take_memory(*_: Any) -> None:
+    held: list[bytes] = []
+    while True:
+        held.append(bytes(2**24))
+
+
+def take(gib: float) -> int:
+    return len(bytearray(int(gib * 2**30)))
+
+
+def network() -> str:
+    return os.readlink("/proc/self/ns/net")
+
+
+def connect(port: int) -> str:
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        return connection.recv(10).decode()
+
+
 def unpicklable() -> Callable[[], None]:
     return lambda: None
 
@@ -111,14 +131,16 @@ def test_arguments_and_result_go_to_a_child_and_back(pool: Workers) -> None:
         ("be_killed", (), "crash"),
         ("end_the_program", (), "crash"),
         ("unpicklable", (), "crash"),
+        ("take_memory", (), "crash"),
         ("fail", (), "error"),
         ("recurse", (), "error"),
         ("echo_", (), "error"),
     ],
 )
 def test_a_failure_is_told_and_the_pool_goes_on(
-    pool: Workers, function: str, arguments: tuple[Any, ...], kind: str
+    pool: Workers, function: str, arguments: tuple[Any, ...], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(MEMORY, "0.05")
     child = pool.call(f"{HERE}:echo", timeout=10)[0]
     started = time.monotonic()
     with pytest.raises(VerifierFailure) as caught:
@@ -128,6 +150,46 @@ def test_a_failure_is_told_and_the_pool_goes_on(
     assert str(caught.value).startswith(f"{kind}: ") and len(str(caught.value).splitlines()) == 1
     assert (pool.call(f"{HERE}:echo", timeout=10)[0] == child) is (kind == "error")  # only then is the child sound
     assert (not is_running(child)) is (kind != "error")
+
+
+def test_memory_is_what_a_verifier_takes_and_not_what_it_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MEMORY, "0.25")
+    pool = Workers(1)
+    assert pool.call(f"{HERE}:take", 0.2, timeout=30)
+    with pytest.raises(VerifierFailure, match=rf"^crash: {HERE}:take took too much memory, see {MEMORY}$"):
+        pool.call(f"{HERE}:take", 0.3, timeout=30)
+    monkeypatch.setenv(MEMORY, "0.01")  # less than torch itself holds
+    assert Workers(1).call("torch:get_num_threads", timeout=60) > 0
+    monkeypatch.setenv(MEMORY, "0")
+    assert Workers(1).call(f"{HERE}:take", 0.3, timeout=30)
+
+
+def test_a_response_that_takes_memory_counts_as_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MEMORY, "0.1")
+    monkeypatch.setattr(process, "_shared", Workers(1))
+    for _ in range(2):
+        result = score(r"\boxed{5}", "5", f"{HERE}:take_memory")
+        told = f"crash: {HERE}:take_memory took too much memory, see {MEMORY}"
+        assert (result.correct, result.answer, result.error) == (False, "5", told)
+        assert score("5", "5", f"{HERE}:noisy").correct
+
+
+def test_only_math_verify_is_cut_off_from_the_network(pool: Workers) -> None:
+    assert pool.call(f"{HERE}:network", timeout=30) == network()
+    assert pool.call("tempo_verl.rewards.algebra:judge", "$x(x+1)$", "x^2+x", timeout=30)[0]
+    ours, theirs = (pool._free[offline].get() for offline in (True, False))
+    assert theirs.call(f"{HERE}:network", (), 30) == network()
+    tried = [
+        subprocess.run(["unshare", *options, "--net", "true"], capture_output=True) for options in ([], ["--user"])
+    ]
+    allowed = any(run.returncode == 0 for run in tried)
+    assert (ours.call(f"{HERE}:network", (), 30) == network()) is not allowed
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        if allowed:
+            with pytest.raises(VerifierFailure, match=r"Network is unreachable"):
+                ours.call(f"{HERE}:connect", (listener.getsockname()[1],), 30)
+    ours.kill()
+    theirs.kill()
 
 
 def test_what_cannot_be_sent_is_the_callers_mistake_and_costs_no_child(pool: Workers) -> None:
