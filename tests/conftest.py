@@ -34,6 +34,7 @@ TOUR = [
     "actor_rollout_ref.actor.ppo_mini_batch_size=2",
     "actor_rollout_ref.actor.optim.lr=3e-4",
     "tempo.calibration.lr=3e-4",
+    "tempo.verifier.allow=['os:abort','verdicts:right','verdicts:wrong','verdicts:nan']",
 ]
 
 Compose = Callable[[Sequence[str]], "DictConfig"]

@@ -11,6 +11,7 @@ from tempo_verl.errors import UserError
 from tempo_verl.trainer.batch import listed
 
 TOLD = 5  # prompts in the message
+NOTHING = "no materializable trajectories"  # what verl says where every prompt has failed
 
 
 class Arrivals(ReplayBuffer):
@@ -43,10 +44,21 @@ class Arrivals(ReplayBuffer):
         """Wait until ``batch_size`` prompts have ended. Returns their rows, and verl's metrics.
 
         Raises:
-            UserError: nothing has arrived for ``timeout`` seconds.
+            UserError: nothing has arrived for ``timeout`` seconds, or all that was asked for has failed.
         """
         self._asked, self._seen, self.errors = partition_id, (), {}
-        return super().sample(global_steps=global_steps, partition_id=partition_id, batch_size=batch_size)
+        try:
+            return super().sample(global_steps=global_steps, partition_id=partition_id, batch_size=batch_size)
+        except RuntimeError as error:
+            if NOTHING not in str(error):
+                raise
+            raise UserError(
+                f"no rollout of round {global_steps} succeeded{self.first_error()}; see the agent loop's log"
+            ) from error
+
+    def first_error(self) -> str:
+        """Why a rollout of the last collection failed, the first one, in brackets; empty if it is not known."""
+        return f" (first: {next(iter(self.errors.values()))})" if self.errors else ""
 
     def _sync_metadata_from_transfer_queue(self) -> None:
         """Read the tags of the partition that is asked for. verl reads all, the replay's ten times larger too."""

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 3.0
 # Until the run's own error has been told, if there is one.
 GRACE_SECONDS = 5.0
+UNEXPECTED = ("reason: WORKER_DIED", "reason: NODE_DIED")  # in Ray's account of a death
 IN_WORDS = {
     "SimpleStorageUnit": "TransferQueue's storage",
     "TransferQueueController": "TransferQueue's controller",
@@ -47,7 +48,7 @@ class Lifeguard:
     def dead(self) -> str | None:
         """Which actor of this run has died, in words; None: none has."""
         job = ray.get_runtime_context().get_job_id()
-        found = [actor for actor in actors().values() if actor["State"] == "DEAD" and actor["JobID"] == job]
+        found = [actor for actor in actors().values() if actor["JobID"] == job and _unexpectedly(actor)]
         return _told(min(found, key=lambda actor: actor["EndTime"])) if found else None
 
     def _look(self, over: threading.Event) -> None:
@@ -61,6 +62,11 @@ class Lifeguard:
             logger.error("tempo-verl: %s", cause)
             time.sleep(0.5)  # for the log to get through
             os._exit(1)  # whoever waits for the dead cannot be interrupted otherwise
+
+
+def _unexpectedly(actor: dict[str, Any]) -> bool:
+    """Others end because nobody holds them any more, or because they were asked to."""
+    return actor["State"] == "DEAD" and any(reason in str(actor["DeathCause"]) for reason in UNEXPECTED)
 
 
 def _told(actor: dict[str, Any]) -> str:

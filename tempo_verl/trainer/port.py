@@ -42,6 +42,7 @@ class Port:
         config: the whole configuration.
         tokenizer: the policy's.
         has_critic: whether the run has a critic.
+        rollout_error: see ``Arrivals.first_error``.
         critic_loss_reads: fields that the critic's loss reads beside the usual ones.
     """
 
@@ -60,7 +61,8 @@ class Port:
             workers["reference"] = (trainer.ref_policy_wg, "ref")
         self._roles = {role: workers[name] for name, role in roles(trainer.config).items() if name in workers}
         # bound methods, so that nothing here leads to what else the trainer holds
-        self._sample, self._arrivals = trainer.replay_buffer.sample, trainer.replay_buffer
+        self._sample = trainer.replay_buffer.sample
+        self.rollout_error: Callable[[], str] = trainer.replay_buffer.first_error
         self._submit = trainer._submit_batch_to_rollout
         self._sample_begins, self._sample_ends = trainer.on_sample_begin, trainer.on_sample_end
         self._old_log_prob, self._ref_log_prob = trainer._compute_old_log_prob, trainer._compute_ref_log_prob
@@ -81,11 +83,6 @@ class Port:
         """Wait for all prompts. Returns the responses to each of the sets, and verl's metrics."""
         batch, metrics = self._sample(global_steps=number, partition_id="train", batch_size=sum(map(len, submitted)))
         return [select(batch, prompts, self.config.tempo.verifier.timeout) for prompts in submitted], metrics
-
-    def rollout_error(self) -> str:
-        """Why a rollout of the last collection failed, the first one, in brackets; empty if it is not known."""
-        errors = self._arrivals.errors
-        return f" (first: {next(iter(errors.values()))})" if errors else ""
 
     def collect_in_round(self, number: int, log: Log, *submitted: set[str]) -> list[Samples]:
         """As :meth:`collect`, with verl's hooks of a training step: afterwards the inference engine sleeps."""

@@ -115,7 +115,7 @@ def test_a_policy_that_has_diverged_is_told_where_its_rollouts_fail(train, monke
     with pytest.raises(UserError) as caught:
         train("tempo.rounds=2")
     message = str(caught.value)
-    assert message.startswith("no labeled rollout of round 2 succeeded (first: ")
+    assert message.startswith("no rollout of round 2 succeeded (first: ")
     assert "nan" in message
     assert len(message.splitlines()) == 1
 
