@@ -24,6 +24,7 @@ from typing import Annotated, Any
 
 import psutil
 import typer
+from verifiers import machine
 
 COMMAND = (sys.executable, "-m", "tempo_verl.cli.main", "train")
 # Who can be killed: a pattern in the command line.
@@ -42,7 +43,8 @@ VICTIMS = {
 PATIENCE = 120.0  # seconds in which a run has to end after a kill
 # What differs between two runs of the same thing: times and memory.
 UNSTEADY = re.compile(r"^(timing|perf/|tempo/time/|tempo/memory/|training/epoch)|mfu|memory|throughput|time/|_time\b")
-METHODS = ("tempo", "ttrl", "ppo", "official")
+# Method and training processes, in turn.
+CASES = (("tempo", 1), ("ttrl", 1), ("ppo", 1), ("official", 1), ("tempo", 2))
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,7 @@ class Ended:
         seconds: from the kill, or else from the start, to the end.
         killed: who was killed.
         left: processes that it started and that are still there.
+        lost: rounds that were trained and are trained again.
     """
 
     status: int
@@ -198,6 +201,7 @@ class Ended:
     seconds: float
     killed: str | None = None
     left: list[str] = field(default_factory=list)
+    lost: int = 0
 
 
 def train(run: Path, overrides: list[str], kill: Callable[[Path, Watched], str | None] | None = None) -> Ended:
@@ -217,7 +221,18 @@ def train(run: Path, overrides: list[str], kill: Callable[[Path, Watched], str |
         output.seek(0)
         left = watched.left()
         left += [f"shared memory {name}" for name in sorted(_shared_memory() - shared)]
-        return Ended(process.returncode, output.read(), seconds, killed, left)
+        return Ended(process.returncode, output.read(), seconds, killed, left, _trained(run) - _saved(run))
+
+
+def _trained(run: Path) -> int:
+    status = run / "status.json"
+    return json.loads(status.read_text())["round"] if status.is_file() else 0
+
+
+def _saved(run: Path) -> int:
+    from tempo_verl.trainer.checkpoints import Checkpoints
+
+    return Checkpoints(run / "checkpoints").latest() or 0
 
 
 def _shared_memory() -> set[str]:
@@ -293,6 +308,27 @@ def at_random(victim: str, delay: float, number: int) -> Callable[[Path, Watched
     return kill
 
 
+def disturb(made: Made, folder: Path, case: tuple[str, int], rounds: int, rng: random.Random) -> dict[str, Any]:
+    """Train, kill somebody at some moment, run the same command again. What happened, and what is not equal."""
+    method, ranks = case
+    overrides, whole = made.overrides(method, rounds, ranks), made.folder / f"{method}_{ranks}"
+    if not whole.exists():
+        undisturbed = train(whole, overrides)
+        if undisturbed.status:
+            raise RuntimeError(undisturbed.output)
+    victim, after, delay = rng.choice(list(VICTIMS)), rng.randrange(rounds), rng.uniform(0, 4)
+    ended = train(folder, overrides, at_random(victim, delay, after))
+    again = train(folder, overrides)
+    differ = differences(evidence(whole), evidence(folder)) if again.status == 0 else [again.output[-300:]]
+    last = ended.output.strip().splitlines()
+    return {
+        "method": method, "ranks": ranks, "victim": victim, "after_round": after, "delay": round(delay, 1),
+        "killed": ended.killed, "status": ended.status, "seconds_to_end": round(ended.seconds, 1),
+        "told": last[-1] if last else "", "left": ended.left + again.left, "rounds_lost": ended.lost,
+        "differ": differ[:5], "equal": not differ,
+    }  # fmt: skip
+
+
 def main(
     seed: Annotated[int, typer.Option(help="Of victims and moments.")] = 0,
     kills: Annotated[int, typer.Option(help="How many.")] = 20,
@@ -301,31 +337,17 @@ def main(
 ) -> None:
     """Kill, restart, compare; print one line a kill."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
-    rng = random.Random(seed)
+    rng, found = random.Random(seed), []
     with tempfile.TemporaryDirectory() as temporary, out.open("w") as lines:
-        made, undisturbed = make(Path(temporary)), {}
+        made = make(Path(temporary))
         for number in range(kills):
-            method = METHODS[number % len(METHODS)]
-            victim, after, delay = rng.choice(list(VICTIMS)), rng.randrange(rounds), rng.uniform(0, 4)
-            overrides = made.overrides(method, rounds)
-            if method not in undisturbed:
-                whole = train(Path(temporary) / method, overrides)
-                if whole.status:
-                    raise RuntimeError(whole.output)
-                undisturbed[method] = evidence(Path(temporary) / method)
-            run = Path(temporary) / f"{number}"
-            ended = train(run, overrides, at_random(victim, delay, after))
-            again = train(run, overrides)
-            differ = differences(undisturbed[method], evidence(run)) if again.status == 0 else [again.output[-300:]]
-            told = {
-                "method": method, "victim": victim, "after_round": after, "delay": round(delay, 1),
-                "killed": ended.killed, "status": ended.status, "seconds_to_end": round(ended.seconds, 1),
-                "last_line": ended.output.strip().splitlines()[-1:], "left": ended.left + again.left,
-                "differ": differ[:5], "equal": not differ,
-            }  # fmt: skip
-            lines.write(json.dumps(told) + "\n")
-            lines.flush()
+            told = disturb(made, made.folder / f"{number}", CASES[number % len(CASES)], rounds, rng)
+            found.append(told)
+            print(json.dumps(told), file=lines, flush=True)
             print(json.dumps(told), flush=True)
+    killed = [told for told in found if told["killed"]]
+    print(f"{len(killed)} kills in {len(found)} runs; equal afterwards: {sum(told['equal'] for told in found)}")
+    print(f"slowest end {max(told['seconds_to_end'] for told in killed):.0f} s; {machine()}")
 
 
 if __name__ == "__main__":
