@@ -84,6 +84,8 @@ class Made:
             common += [f"critic.model.path='{self.folder / 'policy'}'", "critic.allow_new_value_head=true"]
         if method != "ppo":
             common += ["tempo.unlabeled.batch_size=8", "tempo.checkpoint.keep=both"]
+        if method == "ttrl":
+            common += ["tempo.ttrl.n_votes=8", "tempo.ttrl.n_train=4"]
         if method == "tempo":
             common += [
                 "tempo.unlabeled.focus=0.5",

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run that is killed and goes on ends as one that was not: weights, optimisers, metrics, predictions, bit for bit.
+
+``benchmarks/reliability.py`` does the same with more methods, victims and moments.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from reliability import PATIENCE, Ended, Made, at_random, differences, evidence, make, train
+
+pytestmark = pytest.mark.slow
+ROUNDS = 4
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return make(tmp_path_factory.mktemp("resume"))
+
+
+def assert_told(ended: Ended, cause: str) -> None:
+    assert ended.seconds < PATIENCE
+    assert ended.left == []
+    assert cause in ended.output.replace("\n", " ")
+    assert "Traceback" not in ended.output
+
+
+@pytest.mark.parametrize(
+    ("ranks", "victim", "cause"),
+    [
+        (1, "TransferQueue's storage", "TransferQueue's storage died"),
+        (2, "a training worker", "a training worker died"),
+    ],
+)
+def test_a_run_that_starts_again_by_itself_ends_as_if_nothing_had_happened(
+    made: Made, tmp_path: Path, ranks: int, victim: str, cause: str
+) -> None:
+    """With replay, gate and focus."""
+    overrides = made.overrides("tempo", ROUNDS, ranks)
+    whole = train(tmp_path / "whole", overrides)
+    assert whole.status == 0, whole.output
+    killed = train(tmp_path / "killed", ["--max-restarts", "1", *overrides], at_random(victim, 0.3, 2))
+    assert killed.killed == victim
+    assert killed.status == 0, killed.output
+    assert_told(killed, f"{cause} (process")
+    assert "0 restarts are left" in killed.output
+    assert differences(evidence(tmp_path / "whole"), evidence(tmp_path / "killed")) == []
+    assert len(evidence(tmp_path / "whole")) > 300
+
+
+def test_a_run_that_has_lost_its_launcher_says_so_and_goes_on_by_the_same_command(made: Made, tmp_path: Path) -> None:
+    overrides = made.overrides("ppo", 2)
+    killed = train(tmp_path / "run", overrides, at_random("verl's launcher", 0.0, 1))
+    assert killed.status == 2
+    assert_told(killed, "verl's launcher was ended by SIGKILL (by hand, or because memory ran out)")
+    assert train(tmp_path / "run", overrides).status == 0
