@@ -20,7 +20,7 @@ All are for verl >=0.9.1,<0.10 (``SUPPORTED_VERL``) and are covered by ``tests/c
 ``apply_fsdp2``                     ``value_head.Float32Head`` by itself and lets it keep its float32 weights.
 ``fsdp_checkpoint_manager.``        exports a LoRA model under peft's names, of which transformers knows none: it would
 ``get_fsdp_full_state_dict``        start a random model; ours merges the adapter and exports the whole model.
-``FSDPCheckpointManager.``           unpickles whatever a checkpoint holds; ours reads tensors, numbers and strings alone,
+``FSDPCheckpointManager.``          unpickles whatever a checkpoint holds; ours reads tensors, numbers and strings,
 ``load_checkpoint``                 with FSDP2.
 ``verl.utils.fsdp_utils.``          merges the LoRA layers inside the blocks that FSDP2 wraps, and leaves out those
 ``fsdp_merge_unmerge``              beside them (a vision model's projector); ours merges them too.

@@ -97,7 +97,7 @@ def run_training(
         sys.executable, "-m", "verl.trainer.main_ppo",
         "--config-path", f"pkg://{CONFIG_MODULE}", "--config-name", CONFIG_NAME, *overrides,
     ]  # fmt: skip
-    started, show = time.monotonic(), not verbose
+    started, show, refused = time.monotonic(), not verbose, False
     try:
         with run.lock() as lock, none_left():
             for restarts_left in reversed(range(max_restarts + 1)):
@@ -107,9 +107,12 @@ def run_training(
                 if not restarts_left or failure.in_vain:
                     raise UserError(f"{title} failed: {failure.cause}" + (f" (full log: {run.log})" if show else ""))
                 _tell(console, f"{title} failed: {failure.cause}; it goes on, {restarts_left} restarts are left")
+    except _Refused:
+        refused = True
+        raise
     finally:
         seconds = time.monotonic() - started
-        if ended:
+        if ended and not refused:
             ended(seconds)
     for notice in status.notices:
         _tell(console, f"{title}: {notice}")
@@ -124,6 +127,10 @@ class Failure:
 
     cause: str
     in_vain: bool
+
+
+class _Refused(UserError):
+    """A mistake that was found before the run began."""
 
 
 def _train_once(
@@ -164,7 +171,7 @@ def _train_once(
     said = last_error(run.log, earlier_log) if show else "see the output above"
     if process.returncode == REFUSED:
         _clear_log(run, earlier_log)
-        raise UserError(said)
+        raise _Refused(said)
     # a process that died before it began this run has left an earlier run's status in place
     status = State() if _stamp(run.config) == earlier_config else read_status(run.status)
     if process.returncode == 0:

@@ -38,7 +38,7 @@ def resolve_config(overrides: Sequence[str]) -> DictConfig:
     except MissingConfigException as error:
         group, _, name = (error.missing_cfg_file or "").partition("/")
         raise UserError(f"{group}={name} is unknown; choose one of {', '.join(error.options or ())}") from error
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         if unknown := re.match(r"Could not override '([^']+)'", str(error)):
             raise UserError(_unknown(unknown[1], overrides)) from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -88,6 +88,7 @@ def test_a_lazy_module_that_fails_fails_at_every_use(tmp_path: Path, monkeypatch
         ("tempo.round=3", "tempo.round=3: there is no such setting; did you mean tempo.rounds? (+tempo.round=3 would"),
         ("trainer.savefreq=2", "did you mean trainer.save_freq?"),
         ("actor_rollout_ref.actor.lr=1", "did you mean actor_rollout_ref.actor.optim.lr?"),
+        ("=3", "must be a string or a list"),
         ("nothing.like.it=2", "nothing.like.it=2: there is no such setting (+nothing.like.it=2 would add it)"),
     ],
 )
@@ -120,7 +121,9 @@ def test_a_model_that_is_refused_leaves_the_folder_as_it_was(compose, tiny_polic
     before = {path: path.read_bytes() for path in used.folder.rglob("*") if path.is_file()}
     for run in (fresh, used):
         with pytest.raises(UserError, match=rf"^critic\.model\.path={tiny_policy}: no trained value head"):
-            run_training(run, overrides, Console(quiet=True), title="training")
+            run_training(
+                run, overrides, Console(quiet=True), title="training", ended=lambda seconds: pytest.fail("began")
+            )
     assert not fresh.folder.exists()
     found = {path: path.read_bytes() for path in used.folder.rglob("*") if path.is_file() and path.name != LOCK}
     assert found == before
