@@ -80,8 +80,8 @@ class Doctor:
         """
         # not at the top: the installation is looked at where these cannot be imported, too
         from tempo_verl.config.checks import SETTINGS
-        from tempo_verl.config.resume import check_folder
         from tempo_verl.config.preflight import MODELS, QUESTIONS
+        from tempo_verl.config.resume import check_folder
         from tempo_verl.config.secrets import check_secrets
         from tempo_verl.config.space import check_disk, check_shared_memory
 

@@ -93,12 +93,15 @@ class TempoTrainer(PPOTrainerSync):
         log.finish(number, self.method.settings.dump_dir)
         log.metrics["tempo/memory/driver_gb"] = peak_memory()
         log.metrics.update(self.watch.observe(number, log.metrics))
-        if self.watch.stop and number + 1 < self.total_training_steps:
-            self.total_training_steps = number + 1  # verl saves and validates in a last round
-            logger.warning("the run ends with round %d: %s", number + 1, self.watch.stop)
-            self.status.ends_early(self.watch.stop)
+        self._end_early()
         self.status.round(number, self.total_training_steps)
         return trained.samples.meta
+
+    def _end_early(self) -> None:
+        if self.watch.ends is not None and self.watch.ends < self.total_training_steps:
+            self.total_training_steps = self.watch.ends
+            logger.warning("the run ends with round %d: %s", self.watch.ends, self.watch.stop)
+            self.status.ends_early(self.watch.stop)
 
     # ------------------------------------------------------------------ verl's hooks
 
@@ -208,3 +211,5 @@ class TempoTrainer(PPOTrainerSync):
             super()._load_checkpoint()
         if self.resumed is not None and not self.config.trainer.val_only:
             self.config.trainer.val_before_train = False  # these weights were validated when they were new
+        self.watch.go_on(self.global_steps)
+        self._end_early()

@@ -34,6 +34,7 @@ class Watch:
     Attributes:
         gate_open: whether the next round may improve the policy.
         stop: why the run should end, or ``None``.
+        ends: with which round, then: verl saves and validates in a last one.
     """
 
     def __init__(self, alarms: Alarms, gate: Gate, guard: Guard):
@@ -43,6 +44,7 @@ class Watch:
         self._on: set[str] = set()
         self._closed = self._skipped = 0
         self.stop: str | None = None
+        self.ends: int | None = None
 
     @property
     def gate_open(self) -> bool:
@@ -82,7 +84,14 @@ class Watch:
                     f"the critic's AUROC stayed under tempo.calibration.gate.min_auroc={self._gate.min_auroc:g} for "
                     f"{self._closed} rounds of E-steps"
                 )
+        if self.stop is not None and self.ends is None:
+            self.ends = number + 1
         return found
+
+    def go_on(self, number: int) -> None:
+        """A run that has ended before its time is to go on behind round ``number``: nothing stops it yet."""
+        if self.ends is not None and number >= self.ends:
+            self.stop = self.ends = None
 
     def _skipped_updates(self, number: int, metrics: dict[str, float]) -> dict[str, float]:
         """verl leaves out an update whose gradient is not finite, and says so in its log alone."""
@@ -126,9 +135,12 @@ class Watch:
             "on": sorted(self._on),
             "closed": self._closed,
             "skipped": self._skipped,
+            "stop": self.stop,
+            "ends": self.ends,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken."""
         self._first, self._last, self._on = state["first"], state["last"], set(state["on"])
         self._closed, self._skipped = state["closed"], state["skipped"]
+        self.stop, self.ends = state["stop"], state["ends"]

@@ -132,3 +132,18 @@ def test_skipped_updates_are_counted_and_too_many_in_a_row_end_the_run(role: str
     for each in (watching, resumed):
         with pytest.raises(UserError, match=rf"the gradient of the {role} was not finite in 3 rounds in a row"):
             each.observe(7, {metric: norm})
+
+
+# ---------------------------------------------------------------------- resuming
+
+
+def test_a_run_that_was_to_end_ends_there_after_an_interruption_too() -> None:
+    watching = watch(stop=["auroc"])
+    seen(watching, AUROC, [0.7, 0.5])
+    assert (watching.ends, "alarm auroc" in str(watching.stop)) == (3, True)
+    resumed = watch(stop=["auroc"])
+    resumed.load_state_dict(watching.state_dict())
+    resumed.go_on(2)
+    assert (resumed.ends, resumed.stop) == (3, watching.stop)
+    resumed.go_on(3)  # it has ended, and is asked to go on
+    assert (resumed.ends, resumed.stop) == (None, None)
