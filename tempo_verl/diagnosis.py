@@ -120,8 +120,8 @@ class Doctor:
             if self.well:
                 raise
             # a check may rely on what another, which failed, looks at
-            why = f"what failed above has to be mended first ({type(error).__name__})"
-            self.findings.append(Finding(name, "skipped", why))
+            told = f"what failed above has to be mended first ({type(error).__name__})"
+            self.findings.append(Finding(name, "skipped", told))
             return False
         self._results[name] = result
         self.findings.append(Finding(name, "ok", result if isinstance(result, str) else ""))

@@ -6,6 +6,8 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import json
+import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ from transformers import (
 )
 from verl.utils import fsdp_utils
 from verl.utils.checkpoint import fsdp_checkpoint_manager
+from verl.utils.checkpoint.checkpoint_manager import BaseCheckpointManager
+from verl.utils.checkpoint.fsdp_checkpoint_manager import FSDPCheckpointManager
 from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
 from verl.workers.engine.fsdp import transformer_impl
 
@@ -37,8 +41,10 @@ from tempo_verl.compat import (
     ALLOW_NEW_VALUE_HEAD,
     FLOAT32_HEAD,
     SUPPORTED_VERL,
+    WEIGHTS_ONLY,
     check_verl_version,
     load_valuehead_model,
+    only_weights,
 )
 from tempo_verl.errors import UserError
 from tempo_verl.models import missing_value_head
@@ -348,12 +354,53 @@ def test_a_config_without_our_mark_allows_no_new_head(tiny_policy: Path) -> None
 def test_every_patch_is_told_in_the_modules_text() -> None:
     patches = [name for name, _ in inspect.getmembers(compat, inspect.isfunction) if name.startswith("patch_")]
     assert sorted(patches) == [
-        "patch_critic_lora", "patch_float32_head", "patch_fsdp_engine", "patch_lora_export", "patch_lora_merge",
+        "patch_checkpoint_loading", "patch_checkpoint_manager", "patch_critic_lora", "patch_float32_head", "patch_fsdp_engine", "patch_lora_export", "patch_lora_merge",
         "patch_megatron_critic", "patch_megatron_value_head", "patch_offload_policy", "patch_process_group",
         "patch_value_head_loading",
     ]  # fmt: skip
     for told in (
         "verl.utils.distributed", "CPUOffloadPolicy", "load_valuehead_model", "_build_replay", "get_peft_model",
-        "apply_fsdp2", "get_fsdp_full_state_dict", "fsdp_merge_unmerge",
+        "apply_fsdp2", "get_fsdp_full_state_dict", "fsdp_merge_unmerge", "FSDPCheckpointManager",
     ):  # fmt: skip
         assert told in compat.__doc__
+
+
+# ---------------------------------------------------------------------- loading checkpoints
+
+
+class Payload:
+    """Pickled, it writes a file when it is read."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.write_text, (self.path, "code was run")
+
+
+def test_no_code_in_a_checkpoint_is_run(tmp_path: Path) -> None:
+    ran, file = tmp_path / "ran", tmp_path / "optim.pt"
+    torch.save({"state": Payload(ran)}, file)
+    with only_weights(), pytest.raises(pickle.UnpicklingError):
+        torch.load(file, weights_only=False)
+    assert not ran.exists()
+    torch.load(file, weights_only=False)  # as verl alone would
+    assert ran.exists()
+    ran.unlink()
+
+
+def test_what_verl_saves_beside_the_weights_is_read(tmp_path: Path) -> None:
+    saved = {"lr_scheduler": {"last_epoch": 3}, "rng": BaseCheckpointManager.get_rng_state()}
+    torch.save(saved, tmp_path / "extra.pt")
+    with only_weights():
+        read = torch.load(tmp_path / "extra.pt", weights_only=False)
+    assert read["lr_scheduler"] == saved["lr_scheduler"]
+    assert read["rng"]["random"] == saved["rng"]["random"]
+    assert (read["rng"]["numpy"][1] == saved["rng"]["numpy"][1]).all()
+    assert WEIGHTS_ONLY not in os.environ
+
+
+def test_verl_loads_fsdp2s_shards_through_us() -> None:
+    assert FSDPCheckpointManager.load_checkpoint.__wrapped__ is not None
+    source = inspect.getsource(FSDPCheckpointManager.load_checkpoint.__wrapped__)
+    assert source.count("weights_only=False") == source.count("torch.load(") == 3

@@ -60,3 +60,19 @@ def test_a_run_that_has_lost_its_launcher_says_so_and_goes_on_by_the_same_comman
     assert killed.status == 2
     assert_told(killed, "verl's launcher was ended by SIGKILL (by hand, or because memory ran out)")
     assert train(tmp_path / "run", overrides).status == 0
+
+
+def test_whoever_dies_the_run_ends_with_one_line_and_leaves_nothing_behind(made: Made, tmp_path: Path) -> None:
+    """One after the other, as soon as they are there; then the run is trained to its end."""
+    overrides = made.overrides("ppo", 1)
+    for victim, cause in {
+        "the trainer": "the trainer's process ended without a word",
+        "the rollout server": "the rollout server died (process",
+        "the reward worker": "the reward worker died (process",
+        "TransferQueue's controller": "TransferQueue's controller died (process",
+        "the raylet": "training failed: ",
+    }.items():
+        killed = train(tmp_path / "run", overrides, at_random(victim, 0.0, 0))
+        assert (killed.killed, killed.status) == (victim, 2), killed.output
+        assert_told(killed, cause)
+    assert train(tmp_path / "run", overrides).status == 0
