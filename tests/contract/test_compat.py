@@ -354,9 +354,9 @@ def test_a_config_without_our_mark_allows_no_new_head(tiny_policy: Path) -> None
 def test_every_patch_is_told_in_the_modules_text() -> None:
     patches = [name for name, _ in inspect.getmembers(compat, inspect.isfunction) if name.startswith("patch_")]
     assert sorted(patches) == [
-        "patch_checkpoint_loading", "patch_checkpoint_manager", "patch_critic_lora", "patch_float32_head", "patch_fsdp_engine", "patch_lora_export", "patch_lora_merge",
-        "patch_megatron_critic", "patch_megatron_value_head", "patch_offload_policy", "patch_process_group",
-        "patch_value_head_loading",
+        "patch_checkpoint_loading", "patch_checkpoint_manager", "patch_critic_lora", "patch_float32_head",
+        "patch_fsdp_engine", "patch_lora_export", "patch_lora_merge", "patch_megatron_critic",
+        "patch_megatron_value_head", "patch_offload_policy", "patch_process_group", "patch_value_head_loading",
     ]  # fmt: skip
     for told in (
         "verl.utils.distributed", "CPUOffloadPolicy", "load_valuehead_model", "_build_replay", "get_peft_model",

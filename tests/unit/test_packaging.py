@@ -40,7 +40,7 @@ def extra(name: str) -> set[str]:
 def imported(folder: str) -> dict[str, set[str]]:
     """Distributions that the files below ``folder`` import, at their top or within functions; and which files do."""
     known = packages_distributions()
-    own = {"tempo_verl", *(path.stem for path in (ROOT / folder).rglob("*.py"))}
+    own = {"tempo_verl", *(path.stem for part in (folder, "benchmarks") for path in (ROOT / part).rglob("*.py"))}
     found: dict[str, set[str]] = {}
     for path in sorted((ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
