@@ -228,6 +228,7 @@ class Method(ABC):
         every_round: D_L is rolled out in every round, whatever ``tempo.calibration.interval`` says.
         reads_answers: it trains on answers of D_U: an upper bound, which has to be allowed.
         labels_by_vote: a reward of 1 marks the answer it takes for the truth, so monitoring tells how often it is.
+        reward_range: lowest and highest reward there can be, values and penalties aside; others end the run. None: any.
         critic_loss: how ``round.critic.train`` trains, a name in ``tempo_verl.trainer.losses.LOSSES``.
     """
 
@@ -241,6 +242,7 @@ class Method(ABC):
     every_round: ClassVar[bool] = False
     reads_answers: ClassVar[bool] = False
     labels_by_vote: ClassVar[bool] = False
+    reward_range: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
     critic_loss: ClassVar[str] = "calibration"
 
     def __init__(self, settings: TempoSettings, options: Any = None):

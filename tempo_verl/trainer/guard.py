@@ -4,17 +4,20 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 
 import torch
 
-from tempo_verl.config.schema import Guard, Shaping
+from tempo_verl.config.schema import Guard
 from tempo_verl.errors import UserError
+from tempo_verl.methods import Method
 from tempo_verl.trainer.batch import Samples
 
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4  # of a limit: float32, and means of it
+DIVERGED = "lower the learning rates (tempo.calibration.lr, the actor's optim.lr), and go on from the last checkpoint"
 
 
 def check_range(name: str, values: torch.Tensor, limits: tuple[float, float] | None, samples: Samples) -> None:
@@ -29,26 +32,32 @@ def check_range(name: str, values: torch.Tensor, limits: tuple[float, float] | N
     Raises:
         UserError: how many rows are not, and the first.
     """
-    low, high = limits or (-float("inf"), float("inf"))
-    right = torch.isfinite(values) & (values >= low - TOLERANCE) & (values <= high + TOLERANCE)
+    right = torch.isfinite(values)
+    if limits is not None:
+        right &= (values >= limits[0] - TOLERANCE) & (values <= limits[1] + TOLERANCE)
     wrong = (~right.reshape(len(values), -1)).any(1).nonzero().flatten().tolist()
     if wrong:
         first = values[wrong[0]].flatten()[~right[wrong[0]].flatten()][0].item()
-        meant = "finite numbers" if limits is None else f"numbers from {low:g} to {high:g}"
+        meant, remedy = "finite numbers", DIVERGED
+        if limits is not None and math.isfinite(first):
+            meant = f"numbers from {limits[0]:g} to {limits[1]:g}"
+            remedy = "if that is what the method means, let its class say so (reward_range)"
         raise UserError(
             f"{name} of {len(wrong)} of {len(samples)} responses are not {meant} (first: {first:g}, response "
-            f"{samples.meta.keys[wrong[0]]}), so nothing was trained on them; lower the learning rates "
-            "(actor_rollout_ref.actor.optim.lr, tempo.calibration.lr) and go on from the last checkpoint"
+            f"{samples.meta.keys[wrong[0]]}), so nothing was trained on them; {remedy}"
         )
 
 
-def reward_limits(value_range: tuple[float, float] | None, shaping: Shaping) -> tuple[float, float] | None:
-    """What a reward can be: a verdict, a share or a value, less the penalties. None: values are not clipped."""
-    if value_range is None:
+def reward_limits(method: Method) -> tuple[float, float] | None:
+    """What a reward can be: as the method says, or a value in ``tempo.value_range``; less the penalties. None: any."""
+    values, shaping = method.settings.value_range, method.settings.shaping
+    if values is None or method.reward_range is None:
         return None
-    penalties = sum(map(abs, (shaping.format_penalty, shaping.overlong_penalty, shaping.length_penalty)))
-    low, high = min(0.0, value_range[0]), max(1.0, value_range[1])
-    return (low - penalties, high + penalties) if shaping.configured else (low, high)
+    low, high = min(method.reward_range[0], values[0]), max(method.reward_range[1], values[1])
+    if not shaping.configured:
+        return low, high
+    penalties = (shaping.format_penalty, shaping.overlong_penalty, shaping.length_penalty)  # below 0: a bonus
+    return low - sum(p for p in penalties if p > 0), high - sum(p for p in penalties if p < 0)
 
 
 def check_groups(name: str, samples: Samples, prompts: int, n: int, guard: Guard) -> dict[str, float]:

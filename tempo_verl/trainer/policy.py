@@ -56,8 +56,8 @@ class Policy:
         self, samples: Samples, reward: torch.Tensor, advantages: torch.Tensor, values: torch.Tensor | None
     ) -> None:
         """Write reward (B,), advantages (B, T) and values (B, T + 1) where verl's losses and metrics read them."""
-        mask, settings = samples.response_mask, self._method.settings
-        check_range("rewards", reward, reward_limits(settings.value_range, settings.shaping), samples)
+        mask = samples.response_mask
+        check_range("rewards", reward, reward_limits(self._method), samples)
         samples.write(
             advantages=samples.unpadded(advantages),
             returns=samples.unpadded(reward.unsqueeze(-1) * mask),
