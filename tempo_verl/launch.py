@@ -97,23 +97,23 @@ def run_training(
         sys.executable, "-m", "verl.trainer.main_ppo",
         "--config-path", f"pkg://{CONFIG_MODULE}", "--config-name", CONFIG_NAME, *overrides,
     ]  # fmt: skip
-    started, show, refused = time.monotonic(), not verbose, False
-    try:
-        with run.lock() as lock, none_left():
-            for restarts_left in reversed(range(max_restarts + 1)):
+    started, show = time.monotonic(), not verbose
+    with run.lock() as lock:
+        try:
+            for restarts in range(max_restarts + 1):
                 status, failure = _train_once(run, command, config, console, title, lock, show)
                 if failure is None:
                     break
-                if not restarts_left or failure.in_vain:
+                if restarts == max_restarts or failure.in_vain:
                     raise UserError(f"{title} failed: {failure.cause}" + (f" (full log: {run.log})" if show else ""))
-                _tell(console, f"{title} failed: {failure.cause}; it goes on, {restarts_left} restarts are left")
-    except _Refused:
-        refused = True
-        raise
-    finally:
-        seconds = time.monotonic() - started
-        if ended and not refused:
-            ended(seconds)
+                _tell(console, f"{title} failed: {failure.cause}. Restart {restarts + 1} of {max_restarts}")
+                command = [*command, "trainer.resume_mode=auto"]  # from the last checkpoint, wherever it began
+        except _Refused:
+            raise
+        except BaseException:
+            _report_time(ended, started)
+            raise
+    seconds = _report_time(ended, started)
     for notice in status.notices:
         _tell(console, f"{title}: {notice}")
     if status.ends_early is not None:
@@ -127,6 +127,13 @@ class Failure:
 
     cause: str
     in_vain: bool
+
+
+def _report_time(ended: Callable[[float], None] | None, started: float) -> float:
+    seconds = time.monotonic() - started
+    if ended:
+        ended(seconds)
+    return seconds
 
 
 class _Refused(UserError):
@@ -147,7 +154,7 @@ def _train_once(
     """
     run.log.parent.mkdir(parents=True, exist_ok=True)
     earlier_log, earlier_config = _size(run.log), _stamp(run.config)
-    with run.log.open("ab") as log:
+    with run.log.open("ab") as log, none_left():
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -177,7 +184,7 @@ def _train_once(
     if process.returncode == 0:
         return status, None
     if status.error is None and process.returncode < 0:
-        said = f"verl's launcher was ended by {signal.Signals(-process.returncode).name}"
+        said = f"verl's launcher was ended by {signal.strsignal(-process.returncode) or -process.returncode}"
         said += " (by hand, or because memory ran out)" * (process.returncode == -signal.SIGKILL)
     elif status.error is None and status.state in ("starting", "running") and "UserError: " not in said:
         said = f"the trainer's process ended without a word, killed, crashed or out of memory ({said})"
@@ -302,7 +309,9 @@ def last_error(log: Path, start: int = 0) -> str:
         log: of all runs in the folder.
         start: where in it this run begins, in bytes.
     """
-    text = log.read_bytes()[start:].decode(errors="replace")
+    with log.open("rb") as file:
+        file.seek(start)
+        text = file.read().decode(errors="replace")
     lines = [RAY_PREFIX.sub("", ANSI.sub("", line)).strip() for line in text.splitlines()]
     for pattern in (r"^tempo-verl: ", r"^(\w+\.)*UserError: ", r"^(\w+\.)*\w*(Error|Exception|Exit)\b.*: "):
         found = [line for line in lines if re.match(pattern, line) and "RayTaskError" not in line]

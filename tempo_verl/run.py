@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from tempo_verl.config.secrets import masked
 from tempo_verl.errors import UserError
 from tempo_verl.trainer.manifest import write_text
+
+logger = logging.getLogger(__name__)
 
 LOCK = ".lock"  # holds the number of the process whose command has the folder
 PATIENCE, POLL_SECONDS = 60.0, 0.5
@@ -79,7 +82,10 @@ class Run:
         while True:
             try:
                 return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            except OSError as error:
+                if not isinstance(error, BlockingIOError):  # a file system without locks
+                    logger.warning("%s cannot be locked (%s): start no second command with it", self.folder, error)
+                    return None
                 file.seek(0)
                 holder = file.read().strip()
                 if (holder.isdigit() and psutil.pid_exists(int(holder))) or time.monotonic() > until:

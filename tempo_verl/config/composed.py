@@ -47,7 +47,8 @@ def resolve_config(overrides: Sequence[str]) -> DictConfig:
 
 def _unknown(field: str, overrides: Sequence[str]) -> str:
     """What is told of an override of a field that there is not, with the field that was probably meant."""
-    given = masked(next((override for override in overrides if override.startswith(field)), field))
+    of_field = (override for override in overrides if override.partition("=")[0].lstrip("+~") == field)
+    given = masked(next(of_field, field))
     config = resolve_config([override for override in overrides if override.partition("=")[0] == "method"])
     names, name = {known.rpartition(".")[2]: known for known in _fields(config)}, field.rpartition(".")[2]
     close = difflib.get_close_matches(field, _fields(config), n=1, cutoff=0.8)

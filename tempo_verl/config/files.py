@@ -16,6 +16,7 @@ from tempo_verl.errors import UserError
 from tempo_verl.methods import Method
 from tempo_verl.rewards import check_allowed, check_style, useless
 from tempo_verl.trainer.checkpoints import Checkpoints
+from tempo_verl.trainer.manifest import fault
 
 # Settings of verl that remove a checkpoint before another one is whole, or end it at a time that nobody knows: field,
 # neutral value.
@@ -172,6 +173,7 @@ def restored_checkpoint(config: DictConfig) -> Path | None:
         return None
     if mode == "auto":
         checkpoints = Checkpoints.from_config(config)
+        checkpoints.check_ours()
         latest = checkpoints.latest()
         return None if latest is None else checkpoints.path(latest)
     if mode != "resume_path":
@@ -180,6 +182,8 @@ def restored_checkpoint(config: DictConfig) -> Path | None:
         raise UserError(
             f"trainer.resume_from_path={written(path)}: no checkpoint of verl's; give a folder .../global_step_N"
         )
+    if why := fault(Path(path)):
+        raise UserError(f"trainer.resume_from_path={path}: no whole checkpoint ({why}); name another")
     return Path(path)
 
 

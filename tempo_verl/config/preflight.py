@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -45,12 +46,15 @@ class PreflightCallback(Callback):
             if folder is None:
                 check_settings(config)
             check_contents(config)
+            if folder is not None:
+                Run(Path(folder)).begin(config)
+        # Hydra turns exceptions of callbacks into warnings, but not SystemExit.
         except UserError as error:
-            # Hydra turns exceptions of callbacks into warnings, but not this one.
             print(f"tempo-verl: {error}", file=sys.stderr)
             raise SystemExit(REFUSED) from None
-        if folder is not None:
-            Run(Path(folder)).begin(config)
+        except Exception:
+            traceback.print_exc()
+            raise SystemExit(1) from None
 
 
 def check(config: DictConfig) -> None:

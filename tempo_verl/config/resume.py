@@ -20,13 +20,14 @@ from tempo_verl.trainer.manifest import read_manifest, sha256
 # Settings that change nothing in what is trained, or what follows from another one: by the start of their name.
 FREE = (
     "hydra", "ray_kwargs", "transfer_queue", "global_profiler", "trainer.logger", "trainer.project_name",
-    "trainer.experiment_name", "trainer.test_freq", "trainer.save_freq", "trainer.val_", "trainer.validation_data_dir",
-    "trainer.rollout_data_dir", "trainer.log_", "trainer.default_local_dir", "trainer.total_training_steps",
-    "trainer.max_actor_ckpt_to_keep", "trainer.max_critic_ckpt_to_keep", "trainer.resume", "data.val_",
-    "actor_rollout_ref.rollout.val_kwargs", "tempo.rounds", "tempo.resume", "tempo.checkpoint",
-    "tempo.predictions", "tempo.alarms", "tempo.dump_dir", "tempo.status_file", "tempo.poll_interval",
-    "tempo.rollout_timeout", "tempo.monitor_oracle", "tempo.verifier", "reward.num_workers",
-    "tempo.start_", "tempo.labeled.files", "tempo.unlabeled.files", "data.train_files",
+    "trainer.experiment_name", "trainer.test_freq", "trainer.save_freq", "trainer.val_",
+    "trainer.validation_data_dir", "trainer.rollout_data_dir", "trainer.log_", "trainer.default_local_dir",
+    "trainer.total_training_steps", "trainer.max_actor_ckpt_to_keep", "trainer.max_critic_ckpt_to_keep",
+    "trainer.resume", "data.val_", "actor_rollout_ref.rollout.val_kwargs", "tempo.rounds", "tempo.resume",
+    "tempo.checkpoint", "tempo.predictions", "tempo.alarms", "tempo.dump_dir", "tempo.status_file",
+    "tempo.poll_interval", "tempo.rollout_timeout", "tempo.monitor_oracle", "tempo.verifier.allow",
+    "tempo.verifier.max_error_share", "tempo.verifier.timeout", "reward.num_workers", "tempo.start_",
+    "tempo.labeled.files", "tempo.unlabeled.files", "data.train_files",
 )  # fmt: skip
 # What only decides whether a run fits in memory, by the end of its name.
 MEMORY = ("_token_len_per_gpu", "_micro_batch_size_per_gpu", "_offload", ".gpu_memory_utilization", ".max_num_seqs")
@@ -69,13 +70,13 @@ class Fingerprint:
         Args:
             earlier: what :meth:`as_json` gave.
         """
-        before = earlier.get("settings", {})
-        changed = [name for name in sorted(before.keys() & self.settings.keys()) if before[name] != self.settings[name]]
-        told = [f"{name}={written(self.settings[name])} was {written(before[name])}" for name in changed]
+        before, now = earlier.get("settings", {}), self.settings
+        changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+        told = [f"{name}={written(now.get(name))} was {written(before.get(name))}" for name in changed]
         data = earlier.get("data", {})
         return told + [
             f"{field} has other questions" for field in sorted(data.keys() | self.data.keys())
-            if sorted(data.get(field, [])) != sorted(self.data.get(field, []))
+            if data.get(field, []) != self.data.get(field, [])
         ]  # fmt: skip
 
 

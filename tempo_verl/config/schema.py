@@ -118,6 +118,7 @@ class Guard(Section):
 
 class Checkpoint(Section):
     keep: Literal["all", "last", "best", "both"]
+    hashes: bool
     validation: str | list[str] | None
 
 

@@ -13,7 +13,7 @@ from tempo_verl.errors import UserError
 
 MASK = "***"
 # As environment variables are spelled, WANDB_API_KEY and HF_TOKEN, but not TOKENIZERS_PARALLELISM; and as fields are.
-_VARIABLE = re.compile(r"(?:^|_)(?:API)?KEY(?:_|$)|TOKEN(?!IZ|S)|SECRET|PASSW")
+_VARIABLE = re.compile(r"(?:^|(?:API|ACCESS|AUTH|PRIVATE|SECRET)_?)KEY(?:_ID)?$|TOKEN$|SECRET|PASSW")
 _FIELD = re.compile(r"(?:api|access|private|secret)_?key$|(?:api|access|auth|hf)_?token$|secret$|passw(?:or)?d$")
 _ASSIGNED = re.compile(r"(\w+)(['\"]?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^,{}\[\]]+)")
 

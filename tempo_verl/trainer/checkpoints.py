@@ -13,7 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from tempo_verl.errors import UserError
-from tempo_verl.trainer.manifest import NAME, disown, fault, write_text
+from tempo_verl.trainer.manifest import BEGUN, NAME, disown, fault, is_ours, write_text
 
 KEEP = ("all", "last", "best", "both")
 
@@ -101,12 +101,31 @@ class Checkpoints:
         """Whether all files of a checkpoint are there, by their sizes."""
         return fault(self.path(number)) is None
 
+    def check_ours(self) -> None:
+        """See that no checkpoint would be passed over, or written over, only because it has no manifest.
+
+        Raises:
+            UserError: there are such checkpoints, by verl alone or by an earlier version, which verl would resume.
+        """
+        named = self.named()
+        foreign = sorted(number for number in self.rounds() if not is_ours(self.path(number)))
+        if foreign and (named is None or named in foreign):
+            raise UserError(
+                f"{self.folder}: the checkpoints of {len(foreign)} rounds (last: {foreign[-1]}) have no {NAME}, which "
+                "this version writes; move them away, and begin with their weights (actor_rollout_ref.model.path, "
+                "critic.model.path)"
+            )
+
     def settle(self) -> tuple[int | None, list[str]]:
         """Before a run goes on: let verl resume the newest checkpoint whose files are as they were saved.
 
         Returns:
             Its round, None if there is none, and what is told of those that are passed over.
+
+        Raises:
+            UserError: as :meth:`check_ours`.
         """
+        self.check_ours()
         told, named, found = [], self.named(), None
         for number in sorted(self.rounds(), reverse=True):
             if named is not None and number > named:
@@ -122,7 +141,7 @@ class Checkpoints:
         elif found != named:
             write_text(self._tracker, str(found))
         best = self.best()
-        if told and best is not None and (found is None or best.round > found or not self.is_whole(best.round)):
+        if best is not None and (found is None or best.round > found or not self.is_whole(best.round)):
             self._best.unlink()
             told.append(f"round {best.round} is no longer the best: its checkpoint is gone")
         return found, told
@@ -154,17 +173,19 @@ class Checkpoints:
         if self.keeps_best and best is not None:
             kept.add(best.round)
         for number in self.rounds() - kept:
-            self.remove(number)
+            if is_ours(self.path(number)):
+                self.remove(number)
 
     def remove(self, number: int) -> None:
         """Remove a checkpoint. One that is half removed is no whole one."""
+        (self.path(number) / BEGUN).touch()
         (self.path(number) / NAME).unlink(missing_ok=True)
         shutil.rmtree(self.path(number))
 
     def finish(self) -> None:
         """At the end of a run: of ``keep=best`` only the best one remains, and is the one to resume and to export."""
         best = self.best()
-        if self.keep == "best" and best is not None and self.is_whole(best.round):
+        if self.keep == "best" and best is not None and fault(self.path(best.round), hashes=True) is None:
             write_text(self._tracker, str(best.round))
             self.prune()
 

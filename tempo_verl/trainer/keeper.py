@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from tempo_verl.config.resume import Fingerprint
 from tempo_verl.errors import UserError
 from tempo_verl.trainer.checkpoints import Best, Checkpoints
-from tempo_verl.trainer.manifest import fault, write_manifest
+from tempo_verl.trainer.manifest import NAME, begin, fault, is_ours, read_manifest, write_manifest
 from tempo_verl.trainer.status import told
 
 if TYPE_CHECKING:
@@ -34,13 +34,16 @@ class Keeper:
         checkpoints: the folder.
         data_sources: by whose accuracy the best is chosen; empty if none is.
         fingerprint: of settings and data, for the manifests.
+        hashes: whether manifests have hashes.
         due: the round that was just trained is to be saved.
     """
 
     checkpoints: Checkpoints
     data_sources: list[str]
     fingerprint: Fingerprint
+    hashes: bool = True
     due: bool = field(default=False, init=False)
+    _written: set[int] = field(default_factory=set, init=False)
     _better: Best | None = field(default=None, init=False)
     _accuracy: float | None = field(default=None, init=False)
 
@@ -54,7 +57,7 @@ class Keeper:
             sources = read_judging_sources(
                 config.data.val_files, settings.unlabeled.files, settings.checkpoint.validation
             )
-        return cls(checkpoints, sources, Fingerprint.of(config, method))
+        return cls(checkpoints, sources, Fingerprint.of(config, method), settings.checkpoint.hashes)
 
     def settle(self, config: DictConfig) -> tuple[Path | None, list[str]]:
         """See that verl goes on from a checkpoint whose files are as they were saved.
@@ -72,8 +75,17 @@ class Keeper:
             return path, []
         if config.trainer.resume_mode != "auto":
             return None, []
-        number, told = self.checkpoints.settle()
-        return None if number is None else self.checkpoints.path(number), told
+        if config.trainer.val_only and self.checkpoints.latest() == self.checkpoints.named():
+            number, told = self.checkpoints.named(), []  # such a run leaves the folder as it is
+        else:
+            number, told = self.checkpoints.settle()
+        if number is None:
+            return None, told
+        self._written = {number}
+        manifest, best = read_manifest(self.checkpoints.path(number)) or {}, self.checkpoints.best()
+        if manifest.get("better") and (best is None or best.round < number):  # killed before it was named
+            self.checkpoints.set_best(Best(**manifest["better"]))
+        return self.checkpoints.path(number), told
 
     def validated(self, metrics: Mapping[str, float]) -> None:
         """Take note of a validation."""
@@ -88,45 +100,55 @@ class Keeper:
         if self.checkpoints.is_better(number, self._accuracy):
             self._better, self.due = Best(number, self._accuracy, self.data_sources), True
 
-    def save(self, number: int, write: Callable[[Path], None]) -> None:
+    def save(self, number: int, write: Callable[[Path], None]) -> Path | None:
         """Save the round that is over, if it is due.
 
         Args:
             number: of the round.
             write: writes its checkpoint into a folder.
 
+        Returns:
+            The folder; None if nothing was written.
+
         Raises:
             UserError: it cannot be written; what was saved before is still there.
         """
-        if self.due and not self.checkpoints.is_whole(number):
-            self._write(number, write)
+        folder = None
+        if self.due and not (number in self._written and self.checkpoints.is_whole(number)):
+            folder = self._write(number, write)
+            self._written.add(number)
         if self._better is not None:
             self.checkpoints.set_best(self._better)
         if self.due:
             self.checkpoints.prune()
         self.due, self._better = False, None
+        return folder
 
     def finish(self) -> None:
         """After the last round."""
         self.checkpoints.finish()
 
-    def _write(self, number: int, write: Callable[[Path], None]) -> None:
+    def _write(self, number: int, write: Callable[[Path], None]) -> Path:
         folder = self.checkpoints.path(number)
-        if folder.exists():  # of an interrupted save
-            self.checkpoints.remove(number)
+        if folder.exists() and not is_ours(folder):
+            raise UserError(f"{folder} has no {NAME}, so it is not of this run; move it away")
         try:
-            write(folder)
-            write_manifest(folder, {"round": number, **self.fingerprint.as_json()})
-        except (OSError, RuntimeError) as error:
-            why = told(error)
-            if folder.exists():
+            if folder.exists():  # of an interrupted save, or of a run that began anew
                 self.checkpoints.remove(number)
+            begin(folder)
+            write(folder)
+            better = {} if self._better is None else {"better": asdict(self._better)}
+            write_manifest(folder, {"round": number, **better, **self.fingerprint.as_json()}, hashes=self.hashes)
+        except Exception as error:  # whatever a writer of files, in whatever process, may raise
+            why = told(error)
+            shutil.rmtree(folder, ignore_errors=True)  # other ranks may be writing still; without a manifest it is torn
             last, free = self.checkpoints.latest(), _free(folder)
             kept = "no checkpoint is there" if last is None else f"the checkpoint of round {last} is untouched"
             raise UserError(
                 f"the checkpoint of round {number} cannot be written to {folder} ({why}; {free / GB:.1f} GB are free "
                 f"there); {kept}; make room, or name another trainer.default_local_dir, and run the same command again"
             ) from error
+        return folder
 
 
 def _free(folder: Path) -> int:

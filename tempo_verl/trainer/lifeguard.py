@@ -19,7 +19,9 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 3.0
 # Until the run's own error has been told, if there is one.
 GRACE_SECONDS = 5.0
-UNEXPECTED = ("reason: WORKER_DIED", "reason: NODE_DIED")  # in Ray's account of a death
+ACCOUNT_SECONDS = 3.0
+GO_ON = "run the same command again to go on from the last checkpoint"
+UNEXPECTED = ("reason: WORKER_DIED", "reason: NODE_DIED", "oom_context")  # in Ray's account of a death
 IN_WORDS = {
     "SimpleStorageUnit": "TransferQueue's storage",
     "TransferQueueController": "TransferQueue's controller",
@@ -45,10 +47,31 @@ class Lifeguard:
     def __exit__(self, *error: object) -> None:
         self._over.set()
 
+    def explain(self, error: BaseException) -> str | None:
+        """Why the run has failed, if an actor has died, which Ray may know a moment after the error.
+
+        Args:
+            error: that was raised.
+        """
+        until = time.monotonic() + (ACCOUNT_SECONDS if "Actor" in f"{type(error).__name__}: {error}" else 0.0)
+        while True:
+            if (cause := self.dead()) is not None:
+                return cause
+            if time.monotonic() > until:
+                break
+            time.sleep(0.2)
+        if isinstance(error, ray.exceptions.RayError) and not isinstance(error, ray.exceptions.RayTaskError):
+            return f"Ray has lost a process or a node ({type(error).__name__}); {GO_ON}"
+        return None
+
     def dead(self) -> str | None:
-        """Which actor of this run has died, in words; None: none has."""
-        job = ray.get_runtime_context().get_job_id()
-        found = [actor for actor in actors().values() if actor["JobID"] == job and _unexpectedly(actor)]
+        """Which actor of this run has died, in words; None: none has, or Ray does not say."""
+        try:
+            job, known = ray.get_runtime_context().get_job_id(), actors().values()
+        except Exception:  # its head may be what has died; the run finds out by itself
+            logger.exception("Ray does not say which processes are alive")
+            return None
+        found = [actor for actor in known if actor["JobID"] == job and _unexpectedly(actor)]
         return _told(min(found, key=lambda actor: actor["EndTime"])) if found else None
 
     def _look(self, over: threading.Event) -> None:
@@ -74,5 +97,5 @@ def _told(actor: dict[str, Any]) -> str:
     who = kind or f"the process of {actor['ActorClassName']}"
     return (
         f"{who} died (process {actor['Pid']} on {actor['Address']['IPAddress']}: killed, crashed, or out of memory); "
-        "run the same command again to go on from the last checkpoint"
+        f"{GO_ON}"
     )

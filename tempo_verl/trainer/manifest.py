@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 NAME = "manifest.json"
+BEGUN = "unfinished"  # in a folder as long as its checkpoint is being written
+DAMAGED = f"damaged_{NAME}"
 CHUNK = 2**22  # bytes read at a time
 READERS = 8  # files at a time
 
@@ -41,17 +43,32 @@ def sha256(path: Path, *, sync: bool = False) -> str:
     return digest.hexdigest()
 
 
-def write_manifest(folder: Path, about: Mapping[str, Any]) -> None:
+def begin(folder: Path) -> None:
+    """Make the folder of a checkpoint that is about to be written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / BEGUN).touch()
+
+
+def write_manifest(folder: Path, about: Mapping[str, Any], *, hashes: bool = True) -> None:
     """Make a checkpoint a whole one.
 
     Args:
         folder: where all else is written.
         about: what else the manifest holds: JSON values.
+        hashes: read every file back; else the manifest tells of sizes alone.
     """
     files = _files(folder)
-    hashes = _hashed(folder, files, sync=True)
-    found = {name: {"bytes": (folder / name).stat().st_size, "sha256": hashes[name]} for name in files}
+    found: dict[str, dict[str, Any]] = {name: {"bytes": (folder / name).stat().st_size} for name in files}
+    if hashes:
+        for name, digest in _hashed(folder, files, sync=True).items():
+            found[name]["sha256"] = digest
     write_text(folder / NAME, json.dumps({**about, "files": found}, indent=1))
+    (folder / BEGUN).unlink(missing_ok=True)
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a folder was written, or begun, with a manifest; verl alone writes none."""
+    return any((folder / name).exists() for name in (NAME, BEGUN, DAMAGED))
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -80,9 +97,9 @@ def fault(folder: Path, *, hashes: bool = False) -> str | None:
         if path.stat().st_size != told["bytes"]:
             return f"{name} has {path.stat().st_size} bytes instead of {told['bytes']}"
     if hashes:
-        found = _hashed(folder, list(files))
-        for name, told in files.items():
-            if found[name] != told["sha256"]:
+        known = {name: told["sha256"] for name, told in files.items() if "sha256" in told}
+        for name, digest in _hashed(folder, list(known)).items():
+            if digest != known[name]:
                 return f"{name} was changed after it was saved"
     return None
 
@@ -90,12 +107,12 @@ def fault(folder: Path, *, hashes: bool = False) -> str | None:
 def disown(folder: Path) -> None:
     """Let a folder whose files are not as they were saved count as no checkpoint from now on."""
     if (folder / NAME).exists():
-        (folder / NAME).rename(folder / f"damaged_{NAME}")
+        (folder / NAME).rename(folder / DAMAGED)
 
 
 def _files(folder: Path) -> list[str]:
     found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted(name for name in found if name not in (NAME, f"{NAME}.new"))
+    return sorted(name for name in found if name not in (NAME, f"{NAME}.new", BEGUN))
 
 
 def _hashed(folder: Path, names: list[str], *, sync: bool = False) -> dict[str, str]:

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tempo_verl.errors import UserError
 from tempo_verl.trainer.manifest import write_text
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -66,12 +68,15 @@ class Status:
         self._write()
 
     def failed(self, cause: str) -> None:
-        """The run is over."""
+        """The run is over. Where the disk is full, the cause is in the log alone."""
         self._now.state, self._now.error = "failed", cause
-        self._write()
+        try:
+            self._write()
+        except OSError as error:
+            logger.error("tempo-verl: %s (%s cannot be written: %s)", cause, self._path, error)
 
     @contextmanager
-    def of_failure(self, explained: Callable[[], str | None] = lambda: None) -> Iterator[None]:
+    def of_failure(self, explained: Callable[[BaseException], str | None] = lambda error: None) -> Iterator[None]:
         """Tell of whatever is raised within.
 
         Args:
@@ -80,7 +85,7 @@ class Status:
         try:
             yield
         except BaseException as error:
-            cause = None if isinstance(error, UserError) else explained()
+            cause = explained(error)
             self.failed(told(error) if cause is None else cause)
             raise
 

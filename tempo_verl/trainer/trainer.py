@@ -13,13 +13,14 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 from verl.utils.debug import marked_timer
 
 from tempo_verl.backends.cpu_platform import use_platform_for
 from tempo_verl.backends.replica import TransformersReplica
 from tempo_verl.compat import only_weights
-from tempo_verl.config.files import round_of
+from tempo_verl.config.files import lacks_predictions, round_of
 from tempo_verl.config.models import check_fetched
 from tempo_verl.config.schema import read_settings
 from tempo_verl.data.monitor import Monitor, verdicts
@@ -106,13 +107,13 @@ class TempoTrainer(PPOTrainerSync):
     # ------------------------------------------------------------------ verl's hooks
 
     def init(self) -> None:
-        with self.status.of_failure(self.lifeguard.dead), self.lifeguard:
+        with self.status.of_failure(self.lifeguard.explain), self.lifeguard:
             super().init()
 
     def fit(self, agent_loop_manager) -> None:
-        with self.status.of_failure(self.lifeguard.dead), self.lifeguard:
+        with self.status.of_failure(self.lifeguard.explain), self.lifeguard:
             super().fit(agent_loop_manager)
-            self.keeper.save(self.global_steps - 1, self._save)
+            self._save_due()
             self.keeper.finish()
             self.predictions.write(self.port, self.global_steps)
         self.status.done()
@@ -190,15 +191,26 @@ class TempoTrainer(PPOTrainerSync):
     def on_step_begin(self) -> None:
         super().on_step_begin()
         with marked_timer("save_checkpoint", self.timing_raw):
-            self.keeper.save(self.global_steps - 1, self._save)
+            self._save_due()
+
+    def _save_due(self) -> None:
+        number = self.global_steps - 1
+        folder = self.keeper.save(number, self._save)
+        if folder is not None:
+            self.checkpoint_callback.on_save(
+                trainer=self, global_step=number, checkpoint_dir=str(folder), async_save=False
+            )
 
     def _save(self, folder: Path) -> None:
         """Write all that a run goes on from, between two rounds: the inference engine is up, and has to make room."""
         number = self.global_steps
         self.checkpoint_manager.sleep_replicas()
         self.global_steps = round_of(folder)  # verl names the folder by it
+        callback, self.checkpoint_callback = self.checkpoint_callback, CheckpointCallback()  # ours to call, at the end
         super()._save_checkpoint()
-        self.global_steps = number
+        self.global_steps, self.checkpoint_callback = number, callback
+        with only_weights():
+            torch.load(folder / "data.pt", weights_only=False)  # what cannot be read again is no checkpoint
         self.replay.save(folder)
         self.checkpoint_manager.update_weights(number - 1)
 
@@ -209,7 +221,8 @@ class TempoTrainer(PPOTrainerSync):
             self.status.notice(line)
         with only_weights():
             super()._load_checkpoint()
-        if self.resumed is not None and not self.config.trainer.val_only:
+        if self.resumed is not None and self.config.trainer.resume_mode == "auto" and not self.config.trainer.val_only:
             self.config.trainer.val_before_train = False  # these weights were validated when they were new
-        self.watch.go_on(self.global_steps)
+        if self.resumed is None or not lacks_predictions(self.method, self.resumed):
+            self.watch.go_on(self.global_steps)
         self._end_early()

@@ -64,7 +64,7 @@ class Watch:
         found = self._skipped_updates(number, metrics)
         for name, (metric, meaning) in ALARMS.items():
             if metric in metrics:
-                self._remember(name, metrics[metric])
+                self._remember(name, float(metrics[metric]))  # numpy's numbers are not read back from a checkpoint
             limit = self._limit(name)
             if limit is None or not self._last[name]:
                 continue
@@ -99,7 +99,11 @@ class Watch:
         skipped = [role for role, norm in norms.items() if not np.isfinite(norm)]
         self._skipped = self._skipped + 1 if skipped else 0
         if skipped:
-            logger.warning("round %d: updates of the %s were skipped, the gradient was not finite", number, skipped[0])
+            logger.warning(
+                "round %d: updates of the %s were skipped, the gradient was not finite",
+                number,
+                " and the ".join(skipped),
+            )
         if self._skipped >= self._guard.max_skipped_rounds:
             raise UserError(
                 f"the gradient of the {' and the '.join(skipped)} was not finite in {self._skipped} rounds in a row "

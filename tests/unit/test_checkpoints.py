@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from tempo_verl.config.resume import Fingerprint
 from tempo_verl.config.start import start_path
@@ -15,10 +16,11 @@ from tempo_verl.data.validation import Questions, judging_sources
 from tempo_verl.errors import UserError
 from tempo_verl.trainer.checkpoints import Best, Checkpoints
 from tempo_verl.trainer.keeper import Keeper, validation_accuracy
-from tempo_verl.trainer.manifest import NAME, write_manifest
+from tempo_verl.trainer.manifest import BEGUN, NAME, begin, read_manifest, write_manifest
 from tempo_verl.trainer.metrics import validation_metrics
 
 SOURCES = ["aime", "math"]
+RESUMING = OmegaConf.create({"trainer": {"resume_mode": "auto", "val_only": False}})
 
 
 class Training:
@@ -131,7 +133,7 @@ def test_the_best_is_known_again_after_an_interruption(tmp_path: Path) -> None:
     run = start(tmp_path, "best")
     run.validate(2, 0.5)
     run.save(4)
-    (run.checkpoints.path(6) / "actor").mkdir(parents=True)  # killed while round 6 was saved
+    begin(run.checkpoints.path(6))  # killed while round 6 was saved
 
     resumed = start(tmp_path, "best")
     resumed.checkpoints.check_start("auto", SOURCES)
@@ -359,6 +361,7 @@ def test_a_round_is_saved_once(tmp_path: Path) -> None:
     """It was due, it is the best, and it was there when the run was resumed."""
     run, times = start(tmp_path, "best"), []
     for keeper in (run.keeper(), run.keeper()):
+        keeper.settle(RESUMING)
         keeper.validated(accuracy(0.5))
         keeper.due = True
         keeper.judge(2)
@@ -412,7 +415,11 @@ def spoil(folder: Path, how: str) -> str:
     if how == "lost":
         weights.unlink()
         return f"{name} is missing"
-    (folder / NAME).write_text((folder / NAME).read_text()[:20]) if how == "torn" else (folder / NAME).unlink()
+    if how == "torn":
+        (folder / NAME).write_text((folder / NAME).read_text()[:20])
+    else:
+        (folder / BEGUN).touch()
+        (folder / NAME).unlink()
     return "manifest.json is missing or torn"
 
 
@@ -432,6 +439,54 @@ def test_the_checkpoint_before_a_damaged_one_is_used(tmp_path: Path, how: str) -
     keeper.due = True
     keeper.save(3, run.write)
     assert run.checkpoints.settle() == (3, [])
+
+
+def test_what_is_the_best_is_known_even_if_the_run_was_killed_before_it_was_named(tmp_path: Path) -> None:
+    run = start(tmp_path, "both")
+    keeper = run.keeper()
+    keeper.validated(accuracy(0.5))
+    keeper.judge(2)
+    keeper.save(2, run.write)
+    assert (read_manifest(run.checkpoints.path(2)) or {})["better"]["accuracy"] == 0.5
+    (run.checkpoints.folder / "best.json").unlink()
+    assert run.keeper().settle(RESUMING) == (run.checkpoints.path(2), [])
+    assert run.checkpoints.best() == Best(2, 0.5, SOURCES)
+
+
+def test_a_run_that_begins_anew_writes_over_what_an_earlier_one_has_left(tmp_path: Path) -> None:
+    earlier, run = start(tmp_path, "all"), start(tmp_path, "all")
+    earlier.save(2)
+    earlier.save(5)
+    keeper, folder = run.keeper([]), run.checkpoints.path(2)
+    keeper.due = True
+    keeper.save(2, lambda folder: (run.write(folder), (folder / "new").touch()))
+    assert (folder / "new").exists()
+    assert run.checkpoints.settle() == (2, [])  # 5 is of another run
+
+
+def test_checkpoints_of_verl_alone_are_neither_passed_over_nor_removed(tmp_path: Path) -> None:
+    run = start(tmp_path, "last")
+    run.write(run.checkpoints.path(5))
+    told = r"the checkpoints of 1 rounds \(last: 5\) have no manifest\.json, which this version writes; move them away"
+    with pytest.raises(UserError, match=told):
+        run.checkpoints.settle()
+    run.save(6)
+    assert run.rounds() == [5, 6]
+    keeper = run.keeper([])
+    keeper.due = True
+    with pytest.raises(UserError, match=r"has no manifest\.json, so it is not of this run; move it away"):
+        keeper.save(5, run.write)
+    assert run.rounds() == [5, 6]
+
+
+def test_sizes_alone_tell_a_torn_file_but_not_a_changed_one(tmp_path: Path) -> None:
+    run = start(tmp_path, "all")
+    run.write(run.checkpoints.path(1))
+    write_manifest(run.checkpoints.path(1), {}, hashes=False)
+    spoil(run.checkpoints.path(1), "changed")
+    assert run.checkpoints.settle() == (1, [])
+    spoil(run.checkpoints.path(1), "truncated")
+    assert run.checkpoints.settle()[0] is None
 
 
 @pytest.mark.parametrize("tracker", ["", "x", None])

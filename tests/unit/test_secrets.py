@@ -24,6 +24,7 @@ SECRETS = (
 OTHERS = (
     "TOKENIZERS_PARALLELISM", "MAX_TOKENS", "VERL_FILE_LOGGER_PATH", "prompt_key", "image_key", "reward_fn_key",
     "max_token_len_per_gpu", "tokenizer_path", "loss_agg_mode", "KEYBOARD", "response_token",
+    "MAX_TOKEN_LEN", "SORT_KEY",
 )  # fmt: skip
 
 
