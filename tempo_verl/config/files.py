@@ -18,19 +18,23 @@ from tempo_verl.rewards import check_allowed, check_style, useless
 from tempo_verl.trainer.checkpoints import Checkpoints
 from tempo_verl.trainer.manifest import fault
 
-# Settings of verl that remove a checkpoint before another one is whole, or end it at a time that nobody knows: field,
-# neutral value.
+# Settings of verl with which no checkpoint is whole for a time, or nobody knows when: field, values that do no harm.
 IN_THE_WAY_OF_WHOLE = (
+    ("trainer.max_actor_ckpt_to_keep", lambda most: most != 1),
+    ("trainer.max_critic_ckpt_to_keep", lambda most: most != 1),
+    ("trainer.remove_previous_ckpt_in_save", lambda remove: not remove),
+    ("actor_rollout_ref.actor.checkpoint.async_save", lambda later: not later),
+    ("critic.checkpoint.async_save", lambda later: not later),
+)
+# Those that remove checkpoints, or end them late, beside tempo.checkpoint.keep: field, neutral value.
+IN_THE_WAY_OF_KEEP = (
     ("trainer.max_actor_ckpt_to_keep", None),
     ("trainer.max_critic_ckpt_to_keep", None),
     ("trainer.remove_previous_ckpt_in_save", False),
-    ("actor_rollout_ref.actor.checkpoint.async_save", False),
-    ("critic.checkpoint.async_save", False),
-)
-# Those that do not go with tempo.checkpoint.keep.
-IN_THE_WAY_OF_KEEP = (
     ("trainer.del_local_ckpt_after_load", False),
     ("trainer.default_hdfs_dir", None),
+    ("actor_rollout_ref.actor.checkpoint.async_save", False),
+    ("critic.checkpoint.async_save", False),
 )
 
 # Paths that verl and TEMPO write to, or read, as local ones.
@@ -136,14 +140,8 @@ def check_checkpoints(config: DictConfig, method: Method) -> None:
         UserError: in one line.
     """
     checkpoints, data_sources = Checkpoints.from_config(config), []
-    for field, neutral in IN_THE_WAY_OF_WHOLE:
-        value = OmegaConf.select(config, field)
-        if value not in (neutral, None):
-            raise UserError(
-                f"{field}={value} could leave the run without a whole checkpoint; leave it at {written(neutral)} "
-                "(tempo.checkpoint.keep says which ones stay)"
-            )
     if checkpoints.keep == "all":
+        _check_whole(config)
         return
     keep = f"tempo.checkpoint.keep={checkpoints.keep}"
     for field, neutral in IN_THE_WAY_OF_KEEP:
@@ -160,6 +158,16 @@ def check_checkpoints(config: DictConfig, method: Method) -> None:
             config.data.val_files, method.settings.unlabeled.files, method.settings.checkpoint.validation
         )
     checkpoints.check_start(config.trainer.resume_mode, data_sources)
+
+
+def _check_whole(config: DictConfig) -> None:
+    for field, harmless in IN_THE_WAY_OF_WHOLE:
+        value = OmegaConf.select(config, field)
+        if value is not None and not harmless(value):
+            raise UserError(
+                f"{field}={value} would leave the run without a whole checkpoint while one is saved; leave it out "
+                "(tempo.checkpoint.keep says which ones stay)"
+            )
 
 
 def restored_checkpoint(config: DictConfig) -> Path | None:

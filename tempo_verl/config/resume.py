@@ -70,7 +70,9 @@ class Fingerprint:
         Args:
             earlier: what :meth:`as_json` gave.
         """
-        before, now = earlier.get("settings", {}), self.settings
+        if "settings" not in earlier:
+            return []
+        before, now = earlier["settings"], self.settings
         changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
         told = [f"{name}={written(now.get(name))} was {written(before.get(name))}" for name in changed]
         data = earlier.get("data", {})

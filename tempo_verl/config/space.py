@@ -38,7 +38,9 @@ def kept(config: DictConfig, role: str) -> int:
     """
     rounds, every = config.trainer.total_training_steps, config.trainer.save_freq
     saved = 0 if every <= 0 else -(-rounds // every)
-    most = {"all": None, "last": 1, "best": 2, "both": 2}[config.tempo.checkpoint.keep]
+    most = {"all": config.trainer[f"max_{role}_ckpt_to_keep"], "last": 1, "best": 2, "both": 2}[
+        config.tempo.checkpoint.keep
+    ]
     if config.tempo.checkpoint.keep in ("best", "both"):  # saved whenever a validation is better
         return most + 1
     return saved if most is None else min(saved, most + 1)

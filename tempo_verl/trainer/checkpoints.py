@@ -59,15 +59,22 @@ class Checkpoints:
             UserError: there is none.
         """
         best = self.best()
-        number = self.latest() if which == "last" else None if best is None else best.round
+        number = self._last() if which == "last" else None if best is None else best.round
         if number is None:
             remedy = (
                 "run with trainer.save_freq > 0" if which == "last" else "run with tempo.checkpoint.keep=best or both"
             )
             raise UserError(f"{self.folder}: no {which} checkpoint there yet; {remedy}")
-        if why := fault(self.path(number)):
+        why = fault(self.path(number))
+        if why and (is_ours(self.path(number)) or not self.path(number).is_dir()):
             raise UserError(f"{self.path(number)}: no whole checkpoint ({why}); choose another, or run that one again")
         return self.path(number)
+
+    def _last(self) -> int | None:
+        """The newest whole one; or what verl names, where verl alone has saved it, without a manifest."""
+        named = self.named()
+        by_verl = named is not None and self.path(named).is_dir() and not is_ours(self.path(named))
+        return named if by_verl else self.latest()
 
     @property
     def keeps_best(self) -> bool:

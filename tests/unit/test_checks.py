@@ -26,6 +26,7 @@ from tempo_verl.config.models import check_fetched, check_prompts
 from tempo_verl.config.preflight import check
 from tempo_verl.config.schema import read_settings
 from tempo_verl.errors import UserError
+from tempo_verl.trainer.manifest import write_manifest
 
 DATA_COLUMNS = "prompt, data_source, reward_model.ground_truth"
 
@@ -385,6 +386,7 @@ def saved(folder: Path, *rounds: int) -> None:
     """verl's traces of checkpoints of these rounds."""
     for number in rounds:
         (folder / f"global_step_{number}").mkdir(parents=True)
+        write_manifest(folder / f"global_step_{number}", {})
     (folder / "latest_checkpointed_iteration.txt").write_text(str(rounds[-1]))
 
 
@@ -410,7 +412,17 @@ def test_only_one_may_remove_checkpoints(run: Run, keep: str, field: str, value:
     run[field] = value
     run.is_refused(f"{field}={value} does not go with tempo.checkpoint.keep={keep}", "leave it at", "or set keep=all")
     run["tempo.checkpoint.keep"] = "all"
-    check(run.config)
+    if field.endswith("async_save"):  # nobody knows when it is whole
+        run.is_refused(f"{field}=True would leave the run without a whole checkpoint while one is saved")
+    else:
+        check(run.config)
+
+
+def test_the_only_checkpoint_is_not_removed_before_the_next_is_whole(run: Run) -> None:
+    for field in ("trainer.max_actor_ckpt_to_keep", "trainer.max_critic_ckpt_to_keep"):
+        run[field] = 1
+        run.is_refused(f"{field}=1 would leave the run without a whole checkpoint", "tempo.checkpoint.keep says which")
+        run[field] = 2
 
 
 def test_verls_old_name_for_keeping_one_checkpoint(compose) -> None:
@@ -454,6 +466,7 @@ def test_checkpoints_that_a_run_does_not_go_on_from(run: Run, mode: str, tmp_pat
     folder = choosing(run, tmp_path, "last")
     run["trainer.resume_mode"], run["trainer.resume_from_path"] = mode, str(tmp_path / "global_step_1")
     (tmp_path / "global_step_1").mkdir()
+    write_manifest(tmp_path / "global_step_1", {})
     check(run.config)
     saved(folder, 3)
     run.is_refused(f"trainer.resume_mode={mode}", folder, "tempo.checkpoint.keep=last would remove")

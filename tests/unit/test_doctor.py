@@ -144,6 +144,7 @@ def test_weights_are_counted_by_their_headers(tiny_policy: Path) -> None:
         ((), 1),  # trainer.save_freq is tempo.rounds
         (("trainer.save_freq=3",), 4),
         (("trainer.save_freq=-1",), 0),
+        (("trainer.save_freq=1", "trainer.max_actor_ckpt_to_keep=2"), 3),
         (("trainer.save_freq=1", "tempo.checkpoint.keep=last"), 2),
         (("trainer.save_freq=1", "tempo.checkpoint.keep=both"), 3),
     ],
