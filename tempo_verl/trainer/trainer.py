@@ -210,7 +210,7 @@ class TempoTrainer(PPOTrainerSync):
         super()._save_checkpoint()
         self.global_steps, self.checkpoint_callback = number, callback
         with only_weights():
-            torch.load(folder / "data.pt", weights_only=False)  # what cannot be read again is no checkpoint
+            torch.load(folder / "data.pt", weights_only=True)  # what cannot be read again is no checkpoint
         self.replay.save(folder)
         self.checkpoint_manager.update_weights(number - 1)
 

@@ -76,13 +76,13 @@ def test_values_are_converted_to_their_types() -> None:
 
 
 def test_every_checkpoint_is_kept_by_default() -> None:
-    assert method_of().settings.checkpoint.model_dump() == {"keep": "all", "validation": None}
+    assert method_of().settings.checkpoint.model_dump() == {"keep": "all", "hashes": True, "validation": None}
 
 
 @pytest.mark.parametrize("validation", ["aime", ["aime", "math"]])
 def test_one_or_several_data_sources_choose_the_best(validation: str | list[str]) -> None:
     settings = method_of(checkpoint__keep="best", checkpoint__validation=validation).settings
-    assert settings.checkpoint.model_dump() == {"keep": "best", "validation": validation}
+    assert settings.checkpoint.model_dump() == {"keep": "best", "hashes": True, "validation": validation}
 
 
 def test_the_value_range_can_be_turned_off() -> None:
@@ -145,7 +145,7 @@ def test_shaping_is_off_until_it_is_configured(changes: dict[str, float], config
         ("calibration.interval", -1, "tempo.calibration.interval=-1 must be at least 0"),
         ("calibration.gate.window", 0, "tempo.calibration.gate.window=0 must be at least 1"),
         ("checkpoint.keep", "some", "tempo.checkpoint.keep=some is unknown; choose one of all, last, best, both"),
-        ("checkpoint.every", 2, "tempo.checkpoint.every is no field of this run; there are keep, validation"),
+        ("checkpoint.every", 2, "tempo.checkpoint.every is no field of this run; there are keep, hashes, validation"),
         ("advantage", "gae", "tempo.advantage=gae is unknown; choose one of baseline, group"),
         ("alarms.stop", ["auroc", "rain"], "tempo.alarms.stop=rain is unknown; choose one of auroc, gap, entropy"),
         ("calibration.epochs", 0, "tempo.calibration.epochs=0 must be at least 1"),
