@@ -40,6 +40,7 @@ VICTIMS = {
     "the raylet": r"/raylet/raylet",
     "Ray's head": r"/gcs/gcs_server",
 }
+POLL_SECONDS = 0.3  # a look at all processes takes some 20 ms
 PATIENCE = 120.0  # seconds in which a run has to end after a kill
 # What differs between two runs of the same thing: times and memory.
 UNSTEADY = re.compile(r"^(timing|perf/|tempo/time/|tempo/memory/|training/epoch)|mfu|memory|throughput|time/|_time\b")
@@ -218,7 +219,7 @@ def train(run: Path, overrides: list[str], kill: Callable[[Path, Watched], str |
                 since = time.monotonic()
             if killed and time.monotonic() - since > PATIENCE:
                 process.kill()
-            time.sleep(0.1)
+            time.sleep(POLL_SECONDS)
         seconds = time.monotonic() - since
         output.seek(0)
         left = watched.left()
