@@ -54,18 +54,11 @@ def test_a_run_that_starts_again_by_itself_ends_as_if_nothing_had_happened(
     assert len(evidence(tmp_path / "whole")) > 300
 
 
-def test_a_run_that_has_lost_its_launcher_says_so_and_goes_on_by_the_same_command(made: Made, tmp_path: Path) -> None:
-    overrides = made.overrides("ppo", 2)
-    killed = train(tmp_path / "run", overrides, at_random("verl's launcher", 0.0, 1))
-    assert killed.status == 2
-    assert_told(killed, "verl's launcher was ended by Killed (by hand, or because memory ran out)")
-    assert train(tmp_path / "run", overrides).status == 0
-
-
 def test_whoever_dies_the_run_ends_with_one_line_and_leaves_nothing_behind(made: Made, tmp_path: Path) -> None:
     """One after the other, as soon as they are there; then the run is trained to its end."""
     overrides = made.overrides("ppo", 1)
     for victim, cause in {
+        "verl's launcher": "verl's launcher was ended by Killed (by hand, or because memory ran out)",
         "the trainer": "the trainer's process ended without a word",
         "the rollout server": "the rollout server died (process",
         "the reward worker": "the reward worker died (process",
