@@ -40,6 +40,8 @@ VICTIMS = {
     "the raylet": r"/raylet/raylet",
     "Ray's head": r"/gcs/gcs_server",
 }
+# Those, and who is there only with verl's own agent loop.
+PATTERNS = VICTIMS | {"an agent-loop worker": r"^ray::AgentLoopWorker"}
 POLL_SECONDS = 0.3  # a look at all processes takes some 20 ms
 PATIENCE = 120.0  # seconds in which a run has to end after a kill
 # What differs between two runs of the same thing: times and memory.
@@ -288,7 +290,7 @@ def _line(process: psutil.Process) -> str:
 
 
 def at_random(victim: str, delay: float, number: int) -> Callable[[Path, Watched], str | None]:
-    """Kill ``victim`` (a key of VICTIMS) ``delay`` seconds after round ``number`` (0: after the trainer's start)."""
+    """Kill ``victim`` (a key of PATTERNS) ``delay`` seconds after round ``number`` (0: after the trainer's start)."""
     since: list[float] = []
 
     def kill(run: Path, watched: Watched) -> str | None:
@@ -301,7 +303,7 @@ def at_random(victim: str, delay: float, number: int) -> Callable[[Path, Watched
             return None
         if time.monotonic() - since[0] < delay:
             return None
-        found = watched.find(VICTIMS[victim])
+        found = watched.find(PATTERNS[victim])
         if not found:
             return None
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -56,8 +56,9 @@ def test_a_run_that_starts_again_by_itself_ends_as_if_nothing_had_happened(
 
 def test_whoever_dies_the_run_ends_with_one_line_and_leaves_nothing_behind(made: Made, tmp_path: Path) -> None:
     """One after the other, as soon as they are there; then the run is trained to its end."""
-    overrides = made.overrides("ppo", 1)
+    overrides = [*made.overrides("ppo", 1), "actor_rollout_ref.rollout.agent.agent_loop_manager_class=null"]
     for victim, cause in {
+        "an agent-loop worker": "an agent-loop worker died (process",
         "verl's launcher": "verl's launcher was ended by Killed (by hand, or because memory ran out)",
         "the trainer": "the trainer's process ended without a word",
         "the rollout server": "the rollout server died (process",
