@@ -45,7 +45,8 @@ yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Published question files, which are no part of this repository; the tests that read them are skipped without.
 BENCHMARKS = Path(os.environ.get("TEMPO_BENCHMARK_FILES") or Path(__file__).parents[2] / "shared" / "data")
 
-COMMANDS = ("tests/smoke/test_chain.py", "tests/integration/", "tests/engine/")  # work in processes of their own
+# These work in processes of their own.
+COMMANDS = ("tests/smoke/test_chain.py", "tests/smoke/test_resume.py", "tests/integration/", "tests/engine/")
 TRAININGS = ("tests/engine/", "tests/integration/", "tests/invariant/", "tests/smoke/")
 _open: list[Tour] = []
 
