@@ -170,8 +170,11 @@ def _check_whole(config: DictConfig) -> None:
             )
 
 
-def restored_checkpoint(config: DictConfig) -> Path | None:
+def restored_checkpoint(config: DictConfig, *, hashes: bool = False) -> Path | None:
     """The folder ``global_step_N`` that verl will go on from; None: it begins anew.
+
+    Args:
+        hashes: read every file of the one that ``trainer.resume_from_path`` names.
 
     Raises:
         UserError: verl cannot make out the checkpoint.
@@ -190,7 +193,7 @@ def restored_checkpoint(config: DictConfig) -> Path | None:
         raise UserError(
             f"trainer.resume_from_path={written(path)}: no checkpoint of verl's; give a folder .../global_step_N"
         )
-    if why := fault(Path(path)):
+    if why := fault(Path(path), hashes=hashes):
         raise UserError(f"trainer.resume_from_path={path}: no whole checkpoint ({why}); name another")
     return Path(path)
 

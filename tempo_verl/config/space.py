@@ -46,6 +46,11 @@ def kept(config: DictConfig, role: str) -> int:
     return saved if most is None else min(saved, most + 1)
 
 
+def free_bytes(folder: Path) -> int:
+    """Bytes that are free where a folder is, or would be."""
+    return shutil.disk_usage(_existing(folder.absolute())).free
+
+
 def check_disk(config: DictConfig) -> str:
     """See that there is room for the checkpoints.
 
@@ -64,7 +69,7 @@ def check_disk(config: DictConfig) -> str:
         needed += size * each * number
         parts.append(f"{role.name} {size / 1e6:,.1f}M weights x {each} bytes x {number}")
     there = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else 0
-    free = shutil.disk_usage(_existing(folder)).free
+    free = free_bytes(folder)
     told = f"checkpoints take up to {_gb(needed)} ({'; '.join(parts)}), {_gb(there)} of it there"
     if needed - there > free:
         raise UserError(

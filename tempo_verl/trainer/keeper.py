@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from tempo_verl.config.files import restored_checkpoint
 from tempo_verl.config.resume import Fingerprint
+from tempo_verl.config.space import free_bytes
 from tempo_verl.errors import UserError
 from tempo_verl.trainer.checkpoints import Best, Checkpoints
-from tempo_verl.trainer.manifest import NAME, begin, fault, is_ours, read_manifest, write_manifest
+from tempo_verl.trainer.manifest import NAME, begin, is_ours, read_manifest, write_manifest
 from tempo_verl.trainer.status import told
 
 if TYPE_CHECKING:
@@ -69,10 +71,7 @@ class Keeper:
             UserError: the one that was asked for (``trainer.resume_from_path``) is none.
         """
         if config.trainer.resume_mode == "resume_path":
-            path = Path(config.trainer.resume_from_path)
-            if why := fault(path, hashes=True):
-                raise UserError(f"trainer.resume_from_path={path}: no whole checkpoint ({why}); name another")
-            return path, []
+            return restored_checkpoint(config, hashes=True), []
         if config.trainer.resume_mode != "auto":
             return None, []
         if config.trainer.val_only and self.checkpoints.latest() == self.checkpoints.named():
@@ -142,18 +141,13 @@ class Keeper:
         except Exception as error:  # whatever a writer of files, in whatever process, may raise
             why = told(error)
             shutil.rmtree(folder, ignore_errors=True)  # other ranks may be writing still; without a manifest it is torn
-            last, free = self.checkpoints.latest(), _free(folder)
+            last, free = self.checkpoints.latest(), free_bytes(folder)
             kept = "no checkpoint is there" if last is None else f"the checkpoint of round {last} is untouched"
             raise UserError(
                 f"the checkpoint of round {number} cannot be written to {folder} ({why}; {free / GB:.1f} GB are free "
                 f"there); {kept}; make room, or name another trainer.default_local_dir, and run the same command again"
             ) from error
         return folder
-
-
-def _free(folder: Path) -> int:
-    """Bytes that are free where a folder is, or would be."""
-    return shutil.disk_usage(next(parent for parent in folder.absolute().parents if parent.exists())).free
 
 
 def validation_accuracy(metrics: Mapping[str, float], data_sources: list[str]) -> float:
