@@ -24,14 +24,13 @@ from typing import Annotated, Any
 
 import psutil
 import typer
-from verifiers import machine
+from sections import machine
 
 COMMAND = (sys.executable, "-m", "tempo_verl.cli.main", "train")
 # Who can be killed: a pattern in the command line.
 VICTIMS = {
     "the command": r"tempo_verl\.cli\.main train",
-    "verl's launcher": r"verl\.trainer\.main_ppo",
-    "the trainer": r"^ray::TaskRunner",
+    "the trainer": r"tempo_verl\.local",
     "a training worker": r"^ray::WorkerDict|WorkerDict",
     "the rollout server": r"^ray::TransformersServer",
     "the reward worker": r"^ray::RewardLoopWorker",

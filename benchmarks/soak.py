@@ -22,8 +22,8 @@ import typer
 from reliability import COMMAND, Made, Watched, make
 from rich.console import Console
 from rich.table import Table
+from sections import machine
 from startup import kind_of
-from verifiers import machine
 
 MB = 1024**2
 EVERY = 3.0  # seconds

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a command takes before it does what it was called for: help, a mistake, the first round. See startup.md.
+"""How long a command takes before it does what it was called for: help, a mistake, the first round.
 
 The first round is that of the quickstart's stage 0 on its tiny model, so nearly all of it is processes that start.
 """
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -22,8 +23,7 @@ from typing import Annotated
 import psutil
 import typer
 from rich.console import Console
-from rich.table import Table
-from verifiers import machine
+from sections import Section, show, spread
 
 POLL_SECONDS = 0.1
 COMMAND = (sys.executable, "-m", "tempo_verl.cli.main")
@@ -31,7 +31,7 @@ COMMAND = (sys.executable, "-m", "tempo_verl.cli.main")
 KINDS = (
     (r"^ray::(\w+)", r"\1"),
     (r"tempo_verl\.cli\.main train", "tempo-verl train"),
-    (r"verl\.trainer\.main_ppo", "verl's launcher"),
+    (r"tempo_verl\.local|verl\.trainer\.main_ppo", "verl's launcher, and trainer"),
     (r"default_worker\.py", "Ray worker, idle"),
     (r"/raylet/raylet|/gcs/gcs_server|ray/dashboard|log_monitor|runtime_env", "Ray's own"),
 )
@@ -102,10 +102,8 @@ def first_round(folder: Path, overrides: list[str]) -> Start:
     return start
 
 
-def main(
-    repetitions: Annotated[int, typer.Option(help="How often everything is measured.")] = 3,
-) -> None:
-    """Measure, and print the tables of startup.md."""
+def measure(fast: bool = False) -> Iterator[Section]:
+    """Waits, and the processes that a first round starts."""
     from tempo_verl.quickstart import FAST, _stage0_overrides, prepare
     from tempo_verl.tasks.running_sums import RunningSums
 
@@ -117,29 +115,29 @@ def main(
         prepare(made, RunningSums(seed=1), 1, Console(quiet=True))
         overrides = [*_stage0_overrides(made, FAST, 1), "tempo.rounds=1", "tempo.calibration.warmup_rounds=0"]
         overrides += ["trainer.val_before_train=false", "trainer.save_freq=-1"]
-        for repetition in range(repetitions):
-            waits["--help"].append(timed(["--help"], 0))
+        for repetition in range(1 if fast else 3):
+            waits["`tempo-verl --help`"].append(timed(["--help"], 0))
             waits["a mistake in a setting"].append(timed(["train", "tempo.rounds=-1"], 2))
             waits["a misspelt setting"].append(timed(["train", "tempo.round=3"], 2))
             folder = made / str(repetition)
             folder.mkdir()
             starts.append(first_round(folder, overrides))
     for mark in starts[0].marks:
-        waits[mark] = [start.marks[mark] for start in starts]
-    console = Console(width=120)
-    console.print(machine())
-    table = Table("what", "median s", "range", title="wall seconds since the command")
-    for name, seconds in waits.items():
-        table.add_row(name, f"{statistics.median(seconds):.1f}", f"{min(seconds):.1f} - {max(seconds):.1f}")
-    console.print(table)
-    table = Table("process", "first seen at", "seconds on a core, all of its kind", title="until the first round")
+        waits[f"a training: {mark}"] = [start.marks[mark] for start in starts]
+    rows = [(name, spread(seconds, ".1f")) for name, seconds in waits.items()]
+    yield Section("Start-up", ("what", "seconds since the command"), rows, "On a warm file cache.")
+    processes = Section("Processes until the first round", ("process", "first seen at, s", "seconds on a core, all"))
     for kind in sorted(starts[0].seen, key=starts[0].seen.__getitem__):
-        seen = statistics.median(start.seen.get(kind, float("nan")) for start in starts)
-        busy = statistics.median(start.by_kind().get(kind, 0.0) for start in starts)
-        table.add_row(kind, f"{seen:.1f}", f"{busy:.1f}")
-    total = statistics.median(sum(start.by_kind().values()) for start in starts)
-    table.add_row("all", "", f"{total:.1f}")
-    console.print(table)
+        seen = [start.seen[kind] for start in starts if kind in start.seen]
+        busy = [start.by_kind().get(kind, 0.0) for start in starts]
+        processes.rows.append((kind, f"{statistics.median(seen):.1f}", f"{statistics.median(busy):.1f}"))
+    processes.rows.append(("all", "", spread([sum(start.by_kind().values()) for start in starts], ".1f")))
+    yield processes
+
+
+def main(fast: Annotated[bool, typer.Option("--fast")] = False) -> None:
+    """Measure, and print the tables."""
+    show(measure(fast))
 
 
 if __name__ == "__main__":

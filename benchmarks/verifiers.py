@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verdicts and votes a second on MATH-style answers, beside Math-Verify called directly. See README.md for figures.
+"""Verdicts and votes a second on MATH-style answers, beside Math-Verify called directly.
 
 Both judge the same responses in the same run: ``score`` as the reward manager calls it (threads, two child processes),
 and ``verify(parse(truth), parse(response))`` in one process with Math-Verify's own time limits. Both group the same
@@ -9,23 +9,19 @@ votes: ``groups``, and Math-Verify on every pair.
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import json
 import logging
 import os
-import platform
 import random
-import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from sections import Section, show, spread
 
 from tempo_verl.rewards import SECONDS, grouping, mathematics, score
 from tempo_verl.rewards.process import PROCESSES
@@ -148,23 +144,21 @@ def judge_directly(samples: list[Sample]) -> list[bool]:
     return [bool(verify(parse(f"${sample.truth}$"), parse(sample.response))) for sample in samples]
 
 
-def measured(judge: Callable[[list[Sample]], list[bool]], samples: list[Sample], times: int) -> tuple[list[bool], Any]:
-    seconds = []
+def measured(
+    judge: Callable[[list[Sample]], list[bool]], samples: list[Sample], times: int
+) -> tuple[list[bool], list[float]]:
+    """Verdicts, and how many a second, each time."""
+    rates = []
     for _ in range(times):
         started = time.perf_counter()
         verdicts = judge(samples)
-        seconds.append(time.perf_counter() - started)
-    rates = [len(samples) / taken for taken in seconds]
-    return verdicts, {
-        "responses": len(samples),
-        "responses_per_second": {"median": statistics.median(rates), "min": min(rates), "max": max(rates)},
-        "seconds": seconds,
-    }
+        rates.append(len(samples) / (time.perf_counter() - started))
+    return verdicts, rates
 
 
-def grouped(votes: list[list[str]]) -> dict[str, Any]:
-    """``groups`` as TTRL calls it, one prompt after the other, with what it asks Math-Verify."""
-    seconds, calls, found = [], [], []
+def grouped(votes: list[list[str]]) -> tuple[list[float], list[int]]:
+    """``groups`` as TTRL calls it, one prompt after the other: seconds of each, and what it asks Math-Verify."""
+    seconds, calls = [], []
     for answers in votes:
         asked = 0
 
@@ -174,139 +168,87 @@ def grouped(votes: list[list[str]]) -> dict[str, Any]:
             return mathematics.equivalent(first, second, SECONDS)
 
         started = time.perf_counter()
-        found.append(max(number for number in grouping.group(answers, "math", equal) if number is not None) + 1)
+        grouping.group(answers, "math", equal)
         seconds.append(time.perf_counter() - started)
         calls.append(asked)
-    return _of_votes(seconds, calls, found)
+    return seconds, calls
 
 
-def paired(votes: list[list[str]]) -> dict[str, Any]:
-    """Each answer parsed once, then every pair compared by Math-Verify, in one process."""
+def paired(votes: list[list[str]]) -> tuple[list[float], list[int]]:
+    """Each answer parsed once, then every pair compared by Math-Verify, in one process; as :func:`grouped`."""
     from math_verify import parse, verify
 
-    seconds, found = [], []
+    seconds = []
     for answers in votes:
         started = time.perf_counter()
         parsed = [parse(f"${answer}$") for answer in answers]
-        first: list[int] = []
         for row, one in enumerate(parsed):
-            same = [at for at in range(row) if verify(parsed[at], one)]
-            first.append(first[same[0]] if same else row)
+            for earlier in parsed[:row]:
+                verify(earlier, one)
         seconds.append(time.perf_counter() - started)
-        found.append(len(set(first)))
-    return _of_votes(seconds, [len(answers) * (len(answers) - 1) // 2 for answers in votes], found)
+    return seconds, [len(answers) * (len(answers) - 1) // 2 for answers in votes]
 
 
-def _of_votes(seconds: list[float], calls: list[int], found: list[int]) -> dict[str, Any]:
-    return {
-        "prompts": len(seconds),
-        "milliseconds": {
-            "median": 1000 * statistics.median(seconds),
-            "min": 1000 * min(seconds),
-            "max": 1000 * max(seconds),
-        },
-        "comparisons": {"median": statistics.median(calls), "max": max(calls)},
-        "groups": {"mean": statistics.mean(found), "max": max(found)},
+def differences(samples: list[Sample], ours: list[bool], theirs: list[bool]) -> str:
+    """How many verdicts are not the same, and which of the two were not as they were meant."""
+    kinds = Counter(
+        f"{sample.kind}: only {'ours' if one else 'theirs'} right"
+        for sample, one, other in zip(samples, ours, theirs, strict=True)
+        if one != other
+    )
+    wrong = {
+        name: sum(
+            sample.right is not None and sample.right != got for sample, got in zip(samples, verdicts, strict=True)
+        )
+        for name, verdicts in (("score", ours), ("Math-Verify", theirs))
     }
+    return (
+        f"Verdicts that differ: {sum(kinds.values())} of {len(samples)} ({dict(kinds)}). Not as they were meant: "
+        f"{', '.join(f'{count} of {name}' for name, count in wrong.items())}."
+    )
 
 
-def differences(samples: list[Sample], ours: list[bool], theirs: list[bool]) -> dict[str, Any]:
-    differing = [(sample, one) for sample, one, other in zip(samples, ours, theirs, strict=True) if one != other]
-    return {
-        "count": len(differing),
-        "by_kind": dict(
-            Counter(f"{sample.kind}: {'only ours' if one else 'only theirs'} right" for sample, one in differing)
-        ),
-        "examples": [
-            {"truth": sample.truth, "end_of_response": sample.response[-80:], "ours": one, "meant": sample.right}
-            for sample, one in {(sample.kind, sample.truth): (sample, one) for sample, one in differing}.values()
-        ],
-        "not_as_meant": {
-            name: sum(
-                sample.right is not None and sample.right != got for sample, got in zip(samples, verdicts, strict=True)
-            )
-            for name, verdicts in (("score", ours), ("math_verify", theirs))
-        },
-    }
-
-
-def machine() -> dict[str, Any]:
-    cpu = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if "model name" in line
-    ]
-    packages = ("tempo-verl", "math-verify", "latex2sympy2_extended", "sympy")
-    return {
-        "cpu": cpu[0] if cpu else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
-    }
-
-
-def main(
-    responses: int = 10_000,
-    repetitions: int = 5,
-    prompts: int = 100,
-    n: int = 64,
-    seed: int = 0,
-    processes: int = 2,
-    out: Path = Path("verifiers.json"),
-) -> None:
-    """Measure, print a table and write everything to OUT."""
-    os.environ[PROCESSES] = str(processes)
+def measure(fast: bool = False, seed: int = 0) -> Iterator[Section]:
+    """Verdicts, and votes; both beside Math-Verify alone."""
+    responses, prompts, repetitions = (400, 5, 1) if fast else (10_000, 100, 3)
+    os.environ[PROCESSES] = "2"
     logging.disable(logging.WARNING)  # each bomb is told
     rng = random.Random(seed)
     truths, source = read_truths(rng)
     samples = write_samples(responses, truths, rng)
     judge(samples[:200])  # starts the child processes
 
-    ours, score_figures = measured(judge, samples, repetitions)
-    our_bombs, score_bombs = measured(judge, bombs(), 1)
-    theirs, direct_figures = measured(judge_directly, samples, 1)
-    their_bombs, direct_bombs = measured(judge_directly, bombs(), 1)
+    ours, of_score = measured(judge, samples, repetitions)
+    our_bombs, of_bombs = measured(judge, bombs(), 1)
+    theirs, directly = measured(judge_directly, samples, 1)
+    their_bombs, bombs_directly = measured(judge_directly, bombs(), 1)
+    told = differences(samples + bombs(), ours + our_bombs, theirs + their_bombs)
+    section = Section("Verdicts", ("way", "responses", "a second"))
+    for name, count, rates in (
+        ("score, two processes", responses, of_score),
+        ("Math-Verify, one process", responses, directly),
+        ("score, comparisons that do not end", len(BOMBS), of_bombs),
+        ("Math-Verify, comparisons that do not end", len(BOMBS), bombs_directly),
+    ):
+        section.rows.append((name, f"{count:,}", spread(rates)))
+    section.text = f"Answers of {source}, seed {seed}. {told}"
+    yield section
 
-    votes, hard = write_votes(prompts, n, truths, rng), write_hard_votes(max(1, prompts // 20), n, rng)
-    groups = {
+    votes, hard = write_votes(prompts, 64, truths, rng), write_hard_votes(max(1, prompts // 20), 64, rng)
+    section = Section("64 votes a prompt", ("way", "prompts", "milliseconds a prompt", "comparisons, most"))
+    for name, (seconds, calls) in {
         "groups": grouped(votes),
-        "groups, hard": grouped(hard),
-        "every pair": paired(votes[: max(1, prompts // 20)]),
-    }
+        "groups, 64 formulas that our reader cannot read": grouped(hard),
+        "Math-Verify on every pair": paired(votes[: max(1, prompts // 20)]),
+    }.items():
+        milliseconds = [1000 * each for each in seconds]
+        section.rows.append((name, str(len(seconds)), spread(milliseconds), str(max(calls))))
+    yield section
 
-    result = {
-        "seed": seed,
-        "answers": source,
-        "kinds": dict(Counter(sample.kind for sample in samples + bombs())),
-        "processes": processes,
-        "machine": machine(),
-        "score": score_figures,
-        "score, bombs": score_bombs,
-        "math_verify": direct_figures,
-        "math_verify, bombs": direct_bombs,
-        "differences": differences(samples + bombs(), ours + our_bombs, theirs + their_bombs),
-        "votes": groups,
-    }
-    out.write_text(json.dumps(result, indent=2) + "\n")
 
-    table = Table("", "responses", "runs", "per second", "from - to", title=f"answers: {source}, seed {seed}")
-    for name in ("score", "math_verify", "score, bombs", "math_verify, bombs"):
-        figures = result[name]
-        rate = figures["responses_per_second"]
-        spread = f"{rate['min']:.3g} - {rate['max']:.3g}"
-        table.add_row(name, str(figures["responses"]), str(len(figures["seconds"])), f"{rate['median']:.3g}", spread)
-    console = Console()
-    console.print(table)
-    table = Table("", "prompts", "ms a prompt", "from - to", "comparisons, most", title=f"{n} votes a prompt")
-    for name, figures in groups.items():
-        taken, asked = figures["milliseconds"], figures["comparisons"]
-        spread = f"{taken['min']:.3g} - {taken['max']:.3g}"
-        table.add_row(name, str(figures["prompts"]), f"{taken['median']:.3g}", spread, str(asked["max"]))
-    console.print(table)
-    told = result["differences"]
-    console.print(f"verdicts that differ: {told['count']} {told['by_kind']}; not as meant: {told['not_as_meant']}")
-    console.print(f"{result['machine']}\nwritten: {out}")
+def main(fast: Annotated[bool, typer.Option("--fast")] = False, seed: int = 0) -> None:
+    """Measure, and print the tables."""
+    show(measure(fast, seed))
 
 
 if __name__ == "__main__":

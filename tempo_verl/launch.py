@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tempo_verl.config.checks import check_settings
-from tempo_verl.config.cluster import loopback
+from tempo_verl.config.cluster import is_local, loopback, trainer_environment
 from tempo_verl.config.composed import CONFIG_MODULE, CONFIG_NAME, resolve_config
 from tempo_verl.config.files import lacks_predictions, restored_checkpoint, round_of
 from tempo_verl.config.preflight import CHECKED, REFUSED
@@ -32,6 +32,7 @@ from tempo_verl.processes import end_with_parent, none_left
 from tempo_verl.run import Run
 from tempo_verl.trainer.status import State, read_status
 
+LOCAL = "tempo_verl.local"
 POLL_SECONDS = 0.5
 LONGEST_CAUSE = 500  # characters
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -94,7 +95,7 @@ def run_training(
         )
         return 0.0
     command = [
-        sys.executable, "-m", "verl.trainer.main_ppo",
+        sys.executable, "-m", LOCAL if is_local(config) else "verl.trainer.main_ppo",
         "--config-path", f"pkg://{CONFIG_MODULE}", "--config-name", CONFIG_NAME, *overrides,
     ]  # fmt: skip
     started, show = time.monotonic(), not verbose
@@ -163,6 +164,7 @@ def _train_once(
             env={
                 **loopback(config),
                 **os.environ,
+                **trainer_environment(config),
                 "HYDRA_FULL_ERROR": "1",
                 "RAY_DEDUP_LOGS": "0",
                 CHECKED: str(run.folder),
@@ -184,7 +186,8 @@ def _train_once(
     if process.returncode == 0:
         return status, None
     if status.error is None and process.returncode < 0:
-        said = f"verl's launcher was ended by {signal.strsignal(-process.returncode) or -process.returncode}"
+        who = "the trainer's process" if is_local(config) else "verl's launcher"
+        said = f"{who} was ended by {signal.strsignal(-process.returncode) or -process.returncode}"
         said += " (by hand, or because memory ran out)" * (process.returncode == -signal.SIGKILL)
     elif status.error is None and status.state in ("starting", "running") and "UserError: " not in said:
         said = f"the trainer's process ended without a word, killed, crashed or out of memory ({said})"

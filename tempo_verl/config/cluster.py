@@ -16,9 +16,22 @@ from tempo_verl.errors import UserError
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
+def is_local(config: DictConfig) -> bool:
+    """Whether a run makes a Ray cluster of its own, which nobody else joins: ``ray_kwargs.ray_init.address=local``."""
+    return config.ray_kwargs.get("ray_init", {}).get("address") == "local"
+
+
 def loopback(config: DictConfig) -> dict[str, str]:
-    """Environment variables for a training whose Ray nobody else joins: ``ray_kwargs.ray_init.address=local``."""
-    return LOOPBACK if config.ray_kwargs.get("ray_init", {}).get("address") == "local" else {}
+    """Environment variables for a training whose Ray nobody else joins."""
+    return LOOPBACK if is_local(config) else {}
+
+
+def trainer_environment(config: DictConfig) -> dict[str, str]:
+    """What Ray would set for the trainer where that runs in the launcher, see :mod:`tempo_verl.local`."""
+    if not is_local(config):
+        return {}
+    configured = config.ray_kwargs.ray_init.get("runtime_env", {}).get("env_vars", {})
+    return {"TRANSFER_QUEUE_ENABLE": "1"} | {name: str(value) for name, value in configured.items()}
 
 
 def required_cpus(num_ranks: int, num_storage_units: int) -> int:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,7 +33,7 @@ from verl.workers.rollout.base import get_rollout_class
 from verl.workers.rollout.replica import RolloutReplica, RolloutReplicaRegistry, TokenOutput
 
 import tempo_verl.doctor
-from tempo_verl import plugin
+from tempo_verl import local, plugin
 from tempo_verl.backends.adapter import TransformersAdapter
 from tempo_verl.backends.batch_rollout import BatchRolloutManager
 from tempo_verl.backends.replica import TransformersReplica, TransformersServer
@@ -423,6 +423,21 @@ def test_verl_builds_its_own_configs_from_ours(compose) -> None:
     assert omega_conf_to_dataclass(section.rollout).name == "transformers"
     assert omega_conf_to_dataclass(section.actor).strategy == "fsdp2"
     assert omega_conf_to_dataclass(section.model).hf_config.vocab_size == 16
+
+
+def test_verls_launcher_runs_the_trainer_in_its_own_process_if_told_to(monkeypatch) -> None:
+    """``tempo_verl.local`` puts its stand-in where the launcher takes the runner from."""
+    source = inspect.getsource(main_ppo)
+    assert "run_ppo(config, task_runner_class=TaskRunnerV1)" in source
+    assert "runner = task_runner_class.remote()" in source
+    assert "ray.get(runner.run.remote(config))" in source
+    of_ray = SimpleNamespace(runtime_env={"env_vars": {"TEMPO_OF_RAY": "1"}})
+    monkeypatch.setattr(local, "ray", SimpleNamespace(get_runtime_context=lambda: of_ray, put=lambda result: result))
+    monkeypatch.setenv("TEMPO_OF_RAY", "0")
+    runner = local.Here(main_ppo.TaskRunnerV1).remote()
+    monkeypatch.setattr(main_ppo.TaskRunnerV1.__ray_metadata__.modified_class, "run", lambda self, config: config)
+    assert runner.run.remote("the configuration") == "the configuration"
+    assert os.environ["TEMPO_OF_RAY"] == "1"
 
 
 def test_verl_takes_its_trainer_from_the_mode() -> None:

@@ -59,8 +59,7 @@ def test_whoever_dies_the_run_ends_with_one_line_and_leaves_nothing_behind(made:
     overrides = [*made.overrides("ppo", 1), "actor_rollout_ref.rollout.agent.agent_loop_manager_class=null"]
     for victim, cause in {
         "an agent-loop worker": "an agent-loop worker died (process",
-        "verl's launcher": "verl's launcher was ended by Killed (by hand, or because memory ran out)",
-        "the trainer": "the trainer's process ended without a word",
+        "the trainer": "the trainer's process was ended by Killed (by hand, or because memory ran out)",
         "the rollout server": "the rollout server died (process",
         "the reward worker": "the reward worker died (process",
         "TransferQueue's controller": "TransferQueue's controller died (process",
