@@ -51,7 +51,7 @@ def check_ahead(config: DictConfig, method: Method) -> None:
             f"{mode}: the engine of actor_rollout_ref.rollout.name={rollout.name} shares its devices with training, "
             f"and sleeps meanwhile; set it to {PARTIAL}"
         )
-    if settings.ahead.mode == PARTIAL and rollout.agent.agent_loop_manager_class == BATCHED:
+    if settings.ahead.mode == PARTIAL and rollout.agent.get("agent_loop_manager_class") == BATCHED:
         raise UserError(
             f"{mode}: batched rollouts are not interrupted; set it to {OVERLAP}, or "
             "actor_rollout_ref.rollout.agent.agent_loop_manager_class=null"
