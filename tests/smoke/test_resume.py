@@ -77,9 +77,10 @@ def test_a_run_that_draws_ahead_goes_on_exactly(made: Made, tmp_path: Path) -> N
         watched.find(VICTIMS["the trainer"])[0].kill()
         return "the trainer"
 
-    killed = train(tmp_path / "killed", ["--max-restarts", "1", *overrides], kill)
-    assert (killed.killed, killed.status) == ("the trainer", 0), killed.output
-    assert "Restart 1 of 1" in killed.output
+    killed = train(tmp_path / "killed", overrides, kill)
+    assert (killed.killed, killed.status, killed.lost < 2) == ("the trainer", 2, True), killed.output
+    again = train(tmp_path / "killed", overrides)
+    assert again.status == 0, again.output
     assert differences(evidence(tmp_path / "whole"), evidence(tmp_path / "killed")) == []
     lag = [line["data"]["tempo/labeled/staleness"] for line in logged(tmp_path / "whole")]
     assert lag == [0.0, 1.0, 0.0, 1.0]
