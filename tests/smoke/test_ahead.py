@@ -80,3 +80,10 @@ def test_nothing_is_left_under_way(overlapping: Evidence, partial: Evidence) -> 
         for number in range(1, ROUNDS + 1):
             assert len(found.rows[number]["prompts"]) == 4 * 4
             assert found.metrics[number]["tempo/labeled/partial_groups"] == 0.0
+
+
+def test_a_run_that_an_alarm_ends_leaves_nothing_either(train) -> None:
+    found = train("trainer.save_freq=4", "tempo.alarms.min_auroc=0.99", "tempo.alarms.stop=[auroc]")
+    assert list(found.metrics) == [1, 2]  # the round after the alarm is the last
+    assert found.metrics[2]["tempo/labeled/staleness"] == 1.0
+    assert found.left_in_queue == set()
