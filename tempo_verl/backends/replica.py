@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import zlib
 from collections import Counter
 from typing import Any
@@ -51,6 +52,10 @@ class TransformersServer:
         self.waiting: list[tuple[Request, asyncio.Future]] = []
         self.arrived = asyncio.Event()
         self.serving: asyncio.Task | None = None
+        self.interrupt = threading.Event()  # read after every token, in the thread of the batch
+        self.running = asyncio.Event()  # requests are taken up
+        self.running.set()
+        self.batch = asyncio.Lock()  # held while one is drawn
 
     async def generate(
         self, request_id: str, prompt_ids: list[int], sampling_params: dict[str, Any], **_kwargs: Any
@@ -69,7 +74,7 @@ class TransformersServer:
         return TokenOutput(
             token_ids=completion.token_ids,
             log_probs=completion.log_probs if sampling_params.get("logprobs") else None,
-            stop_reason="completed",
+            stop_reason="aborted" if completion.interrupted else "completed",  # verl's client goes on with the former
             extra_fields={"global_steps": self.global_steps},
         )
 
@@ -92,25 +97,32 @@ class TransformersServer:
 
     async def _serve(self) -> None:
         """Answer requests in batches of at most ``rollout.max_num_seqs``, for as long as the actor lives."""
-        loop = asyncio.get_running_loop()
         while True:
             await self.arrived.wait()
             seen = 0
             while seen < len(self.waiting) < self.config.max_num_seqs:
                 seen = len(self.waiting)
                 await asyncio.sleep(GATHER_SECONDS)
-            batch, self.waiting = self.waiting[: self.config.max_num_seqs], self.waiting[self.config.max_num_seqs :]
-            if not self.waiting:
-                self.arrived.clear()
-            requests = [request for request, _ in batch]
-            try:
-                completions = await loop.run_in_executor(None, generate, self.model, self.tokenizer, requests)
-            except Exception as error:  # handed to every caller of this batch: they fail, the server lives on
-                for _, future in batch:
-                    future.set_exception(error)
-                continue
-            for (_, future), completion in zip(batch, completions, strict=True):
-                future.set_result(completion)
+            await self.running.wait()
+            async with self.batch:
+                if self.running.is_set():  # an abort may have been first
+                    await self._serve_batch()
+
+    async def _serve_batch(self) -> None:
+        batch, self.waiting = self.waiting[: self.config.max_num_seqs], self.waiting[self.config.max_num_seqs :]
+        if not self.waiting:
+            self.arrived.clear()
+        requests, loop = [request for request, _ in batch], asyncio.get_running_loop()
+        try:
+            completions = await loop.run_in_executor(
+                None, generate, self.model, self.tokenizer, requests, self.interrupt.is_set
+            )
+        except Exception as error:  # handed to every caller of this batch: they fail, the server lives on
+            for _, future in batch:
+                future.set_exception(error)
+            return
+        for (_, future), completion in zip(batch, completions, strict=True):
+            future.set_result(completion)
 
     async def update_weights(
         self, weights: dict[str, np.ndarray], global_steps: int | None, lora: dict[str, Any] | None = None
@@ -159,10 +171,24 @@ class TransformersServer:
         """See :meth:`sleep`: no cache outlives a batch."""
 
     async def abort_all_requests(self, reject_request: bool = False) -> None:
-        """Synchronous training drains every request before it moves on; there is nothing to abort."""
+        """Hand out what is drawn so far, as ``aborted``; later requests wait for :meth:`resume_generation`.
+
+        Args:
+            reject_request: refuse them instead; not here, where engines are not lent to training.
+
+        Raises:
+            NotImplementedError: ``reject_request``.
+        """
+        if reject_request:
+            raise NotImplementedError("rollout.name=transformers holds requests that come after an abort")
+        self.running.clear()
+        self.interrupt.set()
+        async with self.batch:  # nothing is drawn any more, so the weights may change
+            self.interrupt.clear()
 
     async def resume_generation(self) -> None:
-        """See :meth:`abort_all_requests`."""
+        """Take up requests again."""
+        self.running.set()
 
 
 class TransformersReplica(RolloutReplica):

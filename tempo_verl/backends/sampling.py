@@ -8,6 +8,7 @@ random stream, and the log-probability of each drawn token is known exactly.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -72,12 +73,13 @@ class Request:
 class Completion:
     """Drawn ``token_ids`` and, aligned with them, ``log_probs`` under softmax(logits / temperature).
 
-    ``truncated``: the limit ended it, no end token or stop string.
+    ``truncated``: the limit ended it, no end token or stop string. ``interrupted``: it could go on.
     """
 
     token_ids: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
     truncated: bool = False
+    interrupted: bool = False
 
 
 def restrict(log_probs: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
@@ -125,30 +127,42 @@ class _Sampler(LogitsProcessor):
 class _Stops(StoppingCriteria):
     """Ends rows at their own stops and limits.
 
-    ``length`` (B,) is the number of tokens each row keeps, ``truncated`` (B,) whether its limit ended it.
+    ``length`` (B,) is the number of tokens each row keeps, ``truncated`` (B,) whether its limit ended it,
+    ``interrupted`` (B,) whether ``interrupt`` did.
     """
 
-    def __init__(self, requests: list[Request], prompt_length: int, end_ids: set[int], tokenizer):
+    def __init__(
+        self,
+        requests: list[Request],
+        prompt_length: int,
+        end_ids: set[int],
+        tokenizer,
+        interrupt: Callable[[], bool],
+    ):
+        self.interrupt = interrupt
         self.requests, self.prompt_length, self.tokenizer = requests, prompt_length, tokenizer
         self.end_ids = [
             frozenset(request.stop_token_ids) | (frozenset() if request.ignore_eos else end_ids) for request in requests
         ]
         self.length = [request.max_tokens for request in requests]
         self.truncated = [True] * len(requests)
+        self.interrupted = [False] * len(requests)
         self.done = torch.zeros(len(requests), dtype=torch.bool)
 
     def __call__(self, input_ids: torch.Tensor, scores, **kwargs) -> torch.Tensor:
         drawn = input_ids[:, self.prompt_length :]
         step = drawn.size(1)
-        last = drawn[:, -1].tolist()
+        last, interrupted = drawn[:, -1].tolist(), self.interrupt()
         for row, request in enumerate(self.requests):
             if self.done[row]:
                 continue
             ended = last[row] in self.end_ids[row] or self._has_stop_string(row, drawn)
-            if ended or step >= request.max_tokens:
+            full = step >= request.max_tokens
+            if ended or full or interrupted:
                 self.done[row] = True
                 self.length[row] = step
-                self.truncated[row] = not ended
+                self.truncated[row] = full and not ended
+                self.interrupted[row] = not ended and not full
         return self.done.to(input_ids.device, copy=True)
 
     def _has_stop_string(self, row: int, drawn: torch.Tensor) -> bool:
@@ -160,13 +174,16 @@ class _Stops(StoppingCriteria):
 
 
 @torch.inference_mode()
-def generate(model, tokenizer, requests: list[Request]) -> list[Completion]:
+def generate(
+    model, tokenizer, requests: list[Request], interrupt: Callable[[], bool] = lambda: False
+) -> list[Completion]:
     """Continue all requests in one batched ``generate`` call (left padding), in the order given.
 
     Args:
         model: a causal language model in eval mode, whole on one device.
         tokenizer: its tokenizer; only needed for the padding id and for ``stop`` strings.
         requests: at least one, none with an empty prompt.
+        interrupt: asked after every token; once it says so, all rows end.
 
     Raises:
         UserError: the model's logits are no numbers.
@@ -184,7 +201,7 @@ def generate(model, tokenizer, requests: list[Request]) -> list[Completion]:
         attention_mask[row, width - len(request.prompt_ids) :] = 1
 
     sampler = _Sampler(requests, model.config.vocab_size, model.device)
-    stops = _Stops(requests, width, end_ids, tokenizer)
+    stops = _Stops(requests, width, end_ids, tokenizer, interrupt)
     # `generate` fills in what we leave open from the model's own settings: their end tokens would end rows behind our
     # back, their penalties would bend the distribution that is sampled.
     own_settings, model.generation_config = model.generation_config, GenerationConfig()
@@ -209,6 +226,10 @@ def generate(model, tokenizer, requests: list[Request]) -> list[Completion]:
             "(actor_rollout_ref.actor.optim.lr), and go on from the last checkpoint"
         )
     return [
-        Completion(output[row, width : width + length].tolist(), log_probs[row, :length].tolist(), truncated)
-        for row, (length, truncated) in enumerate(zip(stops.length, stops.truncated, strict=True))
+        Completion(
+            output[row, width : width + length].tolist(), log_probs[row, :length].tolist(), truncated, interrupted
+        )
+        for row, (length, truncated, interrupted) in enumerate(
+            zip(stops.length, stops.truncated, stops.interrupted, strict=True)
+        )
     ]

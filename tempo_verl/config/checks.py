@@ -13,6 +13,7 @@ from math import prod
 from omegaconf import DictConfig, OmegaConf
 
 from tempo_verl.compat import check_verl_version
+from tempo_verl.config.ahead import check_ahead
 from tempo_verl.config.cluster import check_processes, check_ray, check_storage
 from tempo_verl.config.files import (
     check_checkpoints,
@@ -52,6 +53,12 @@ WITHOUT_EFFECT = (
     ("trainer.v1.sampler.sync_refill_failed_groups", False, "failed prompts are left out"),
 )
 
+# What to do instead of choosing one of verl's asynchronous trainers
+ASYNCHRONOUS = {
+    "colocate_async": "; tempo.ahead.streams does what this one does",
+    "separate_async": "; there is no TEMPO on this one, see docs/asynchronous.md",
+}
+
 # Length of the rows that verl adds where a batch does not divide.
 SYNTHETIC_TOKENS = 128
 
@@ -74,8 +81,9 @@ def check_settings(config: DictConfig) -> None:
 
 def _check_algorithm(config: DictConfig, method: Method) -> None:
     if config.trainer.v1.trainer_mode != "tempo":
+        mode = config.trainer.v1.trainer_mode
         raise UserError(
-            f"trainer.v1.trainer_mode={config.trainer.v1.trainer_mode}: must be tempo for this configuration"
+            f"trainer.v1.trainer_mode={mode}: must be tempo for this configuration{ASYNCHRONOUS.get(mode, '')}"
         )
     if (config.algorithm.gamma, config.algorithm.lam) != (1.0, 1.0):
         raise UserError(
@@ -301,6 +309,7 @@ SETTINGS: tuple[tuple[str, Callable[[DictConfig, Method], object]], ...] = (
     ("algorithm", _check_algorithm),
     ("rollout correction", lambda config, method: _check_rollout_correction(config)),
     ("calibration", _check_calibration),
+    ("rollouts ahead", check_ahead),
     ("layout", lambda config, method: _check_layout(config)),
     ("batches", _check_batches),
     ("token budgets", lambda config, method: _check_lengths(config)),

@@ -102,9 +102,12 @@ def check_storage(config: DictConfig, settings: TempoSettings) -> None:
     storage = config.transfer_queue.backend.SimpleStorage
     if not settings.calibration.replay.prompts:
         return
-    labeled = settings.labeled.batch_size * settings.labeled.n
-    unlabeled = settings.unlabeled.batch_size * config.actor_rollout_ref.rollout.n
-    needed = (settings.calibration.replay.window + 1) * labeled + labeled + unlabeled
+    rows = {
+        "labeled": settings.labeled.batch_size * settings.labeled.n,
+        "unlabeled": settings.unlabeled.batch_size * config.actor_rollout_ref.rollout.n,
+    }
+    needed = (settings.calibration.replay.window + 1) * rows["labeled"] + sum(rows.values())
+    needed += sum(rows[name] for name in settings.ahead.streams)
     if needed > storage.total_storage_size:
         raise UserError(
             f"tempo.calibration.replay.window={settings.calibration.replay.window} keeps samples in TransferQueue, "

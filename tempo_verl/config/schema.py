@@ -61,6 +61,11 @@ class Gate(Section):
     max_closed: Count
 
 
+class Ahead(Section):
+    streams: list[Literal["labeled", "unlabeled"]]
+    mode: Literal["partial", "overlap"]
+
+
 class Calibration(Section):
     interval: CountOrNone
     epochs: Count
@@ -148,6 +153,7 @@ class TempoSettings(Section):
     resume: Resume
     labeled: Labeled
     unlabeled: Unlabeled
+    ahead: Ahead
     calibration: Calibration
     final_value: Literal["after_last_token", "before_last_token"]
     value_range: tuple[float, float] | None

@@ -37,6 +37,7 @@ class Arrivals(ReplayBuffer):
         self.timeout = timeout
         self.errors: dict[str, str] = {}
         self._asked = ""
+        self._wanted: set[str] | None = None  # uids; None: any
         self._seen: tuple[int, ...] = ()
         self._since = 0.0
 
@@ -56,9 +57,34 @@ class Arrivals(ReplayBuffer):
                 f"no rollout of round {global_steps} succeeded{self.first_error()}; see the agent loop's log"
             ) from error
 
+    def collect(self, global_steps: int, uids: set[str]):
+        """:meth:`sample` of these prompts of the training partition, whatever else is under way."""
+        self._wanted = uids
+        try:
+            return self.sample(global_steps=global_steps, partition_id="train", batch_size=len(uids))
+        finally:
+            self._wanted = None
+
+    def wait(self, uids: set[str]) -> None:
+        """Wait until these prompts of the training partition have ended, and leave them where they are.
+
+        Raises:
+            UserError: as :meth:`sample`.
+        """
+        self._asked, self._seen, looked = "train", (), time.time()
+        while True:
+            self._sync_metadata_from_transfer_queue()
+            if uids <= self.finished_keys["train"] | self.failure_keys["train"]:
+                return
+            looked = self._wait_for_next_poll("train", looked)
+
     def first_error(self) -> str:
         """Why a rollout of the last collection failed, the first one, in brackets; empty if it is not known."""
         return f" (first: {next(iter(self.errors.values()))})" if self.errors else ""
+
+    def _sampleable_terminal_keys(self, partition_id, eviction_reasons) -> set[str]:
+        keys = super()._sampleable_terminal_keys(partition_id, eviction_reasons)
+        return keys if self._wanted is None else keys & self._wanted
 
     def _sync_metadata_from_transfer_queue(self) -> None:
         """Read the tags of the partition that is asked for. verl reads all, the replay's ten times larger too."""
@@ -75,7 +101,7 @@ class Arrivals(ReplayBuffer):
             if tag.get("is_prompt", False):
                 of_status[tag["status"]][asked].add(key)
                 self.prompt_global_steps[asked][key] = tag["global_steps"]
-                if "error" in tag:
+                if "error" in tag and (self._wanted is None or key in self._wanted):
                     self.errors[key] = tag["error"]
             else:
                 self.partitions[asked][key] = dict(tag)

@@ -61,7 +61,7 @@ class Port:
             workers["reference"] = (trainer.ref_policy_wg, "ref")
         self._roles = {role: workers[name] for name, role in roles(trainer.config).items() if name in workers}
         # bound methods, so that nothing here leads to what else the trainer holds
-        self._sample = trainer.replay_buffer.sample
+        self._collect, self._wait = trainer.replay_buffer.collect, trainer.replay_buffer.wait
         self.rollout_error: Callable[[], str] = trainer.replay_buffer.first_error
         self._submit = trainer._submit_batch_to_rollout
         self._sample_begins, self._sample_ends = trainer.on_sample_begin, trainer.on_sample_end
@@ -80,8 +80,8 @@ class Port:
         return set(batch["uid"])
 
     def collect(self, number: int, *submitted: set[str]) -> tuple[list[Samples], dict[str, float]]:
-        """Wait for all prompts. Returns the responses to each of the sets, and verl's metrics."""
-        batch, metrics = self._sample(global_steps=number, partition_id="train", batch_size=sum(map(len, submitted)))
+        """Wait for all of these prompts. Returns the responses to each of the sets, and verl's metrics."""
+        batch, metrics = self._collect(number, set().union(*submitted))
         return [select(batch, prompts, self.config.tempo.verifier.timeout) for prompts in submitted], metrics
 
     def collect_in_round(self, number: int, log: Log, *submitted: set[str]) -> list[Samples]:
@@ -91,6 +91,10 @@ class Port:
         log.metrics.update(metrics)
         self._sample_ends()
         return parts
+
+    def wait(self, submitted: set[str]) -> None:
+        """Wait for prompts, and leave the responses where they are."""
+        self._wait(submitted)
 
     def sleep_engine(self) -> None:
         """Free the inference engine's memory."""

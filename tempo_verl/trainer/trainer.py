@@ -14,12 +14,13 @@ from pathlib import Path
 
 import torch
 from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
-from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
+from verl.trainer.ppo.v1 import PPOTrainer, PPOTrainerColocateAsync, PPOTrainerSync, register_trainer
 from verl.utils.debug import marked_timer
 
 from tempo_verl.backends.cpu_platform import use_platform_for
 from tempo_verl.backends.replica import TransformersReplica
 from tempo_verl.compat import only_weights
+from tempo_verl.config.ahead import PARTIAL
 from tempo_verl.config.files import lacks_predictions, round_of
 from tempo_verl.config.models import check_fetched
 from tempo_verl.config.schema import read_settings
@@ -70,7 +71,7 @@ class TempoTrainer(PPOTrainerSync):
         number, log = self.global_steps, Log(metrics, timing_raw)
         plan = self.method.plan(number, self.watch.gate_open)
         with log.time("gen"):
-            labeled, unlabeled = self.rollout.draw(number, plan, log)
+            labeled, unlabeled = self.rollout.draw(number, plan, log, last=number >= self.total_training_steps)
         critic = Critic(self.port, self.method, self.replay, number, log) if self.use_critic else None
         policy = Policy(self.port, self.method, log)
         checks = {}
@@ -150,6 +151,26 @@ class TempoTrainer(PPOTrainerSync):
         # From here on only answers-free rows are in reach of the policy update; verl saves and restores the streams.
         self.train_dataset = None
         self.train_dataloader = self.streams
+
+    @property
+    def engine_hooks(self) -> type[PPOTrainer]:
+        """verl's trainer whose hooks put the inference engine to sleep and wake it.
+
+        ``PPOTrainerColocateAsync`` interrupts requests that are under way, and lets them go on after the update. Its
+        hooks ask no more of a trainer than ``PPOTrainer`` has, so they are borrowed, not inherited.
+        """
+        ahead = self.method.settings.ahead
+        return PPOTrainerColocateAsync if ahead.streams and ahead.mode == PARTIAL else PPOTrainerSync
+
+    def get_llm_client(self):
+        return self.engine_hooks.get_llm_client(self)
+
+    def on_sample_end(self) -> None:
+        self.engine_hooks.on_sample_end(self)
+
+    def on_step_end(self) -> None:
+        self.rollout.settle(self.timing_raw)
+        self.engine_hooks.on_step_end(self)
 
     def _build_replay_buffer(self):
         # verl takes any trainer name but "sync" for an asynchronous one, in six places; this one rolls out in sync.

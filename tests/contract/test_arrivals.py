@@ -65,7 +65,9 @@ def test_the_queue_is_read_as_verl_reads_it(queue: dict[str, Rows]) -> None:
         for state in STATES:
             assert getattr(ours, state)["train"] == getattr(expected, state)["train"], state
         queue["train"].pop("unlabeled-2-9", None)
-    assert set(vars(ours)) - set(vars(expected)) == {"errors", "timeout", "_asked", "_seen", "_since"}
+    assert set(vars(ours)) - set(vars(expected)) == {
+        "errors", "timeout", "_asked", "_wanted", "_seen", "_since",
+    }  # fmt: skip
 
 
 def test_only_the_partition_that_is_asked_for_is_listed(queue: dict[str, Rows]) -> None:
@@ -77,6 +79,32 @@ def test_only_the_partition_that_is_asked_for_is_listed(queue: dict[str, Rows]) 
     assert (batch.keys, batch.tags, ours) == (expected.keys, expected.tags, metrics)
     assert batch.keys == ["unlabeled-0-7_0_0", "unlabeled-0-7_1_0"]
     assert set(queue["train"]) == ROUND.keys() - {"unlabeled-0-7", "unlabeled-1-4"}
+
+
+def test_prompts_of_another_round_stay_under_way(queue: dict[str, Rows]) -> None:
+    """Older ones too, which verl would take first."""
+    batch, _ = Arrivals(0.01, 5.0).collect(3, {"unlabeled-0-7"})
+    assert batch.keys == ["unlabeled-0-7_0_0", "unlabeled-0-7_1_0"]
+    assert set(queue["train"]) == ROUND.keys() - {"unlabeled-0-7"}
+    with pytest.raises(UserError, match="no rollout of round 3 succeeded"):  # its only prompt has failed
+        Arrivals(0.01, 5.0).collect(3, {"unlabeled-1-4"})
+
+
+def test_the_error_that_is_told_is_of_a_prompt_that_was_asked_for(queue: dict[str, Rows]) -> None:
+    queue["train"] |= {name: prompt("failure") | {"error": name} for name in ("unlabeled-8-8", "unlabeled-9-9")}
+    arrivals = Arrivals(0.01, 5.0)
+    with pytest.raises(UserError, match=r"\(first: unlabeled-9-9\)"):
+        arrivals.collect(3, {"unlabeled-9-9"})
+    arrivals.sample(global_steps=3, partition_id="train", batch_size=4)
+    assert set(arrivals.errors) == {"unlabeled-8-8", "unlabeled-9-9"}
+
+
+def test_prompts_that_are_waited_for_stay_where_they_are(queue: dict[str, Rows]) -> None:
+    before = dict(queue["train"])
+    Arrivals(0.01, 5.0).wait({"unlabeled-0-7", "unlabeled-1-4"})
+    assert queue["train"] == before
+    with pytest.raises(UserError, match=r"nothing has arrived for tempo\.rollout_timeout=0\.05 s"):
+        Arrivals(0.01, 0.05).wait({"unlabeled-0-7", "unlabeled-2-9"})
 
 
 def test_a_partition_that_is_not_there_yet_is_waited_for(queue: dict[str, Rows]) -> None:

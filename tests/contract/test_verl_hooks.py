@@ -172,6 +172,8 @@ META, BATCH, METRICS, TIMES = object(), object(), {}, {}
         ("_val_metrics_update", ([], [], {}, []), {"expected_acc_counts": {}}),
         ("fit", (object(),), {}),
         ("on_validate_end", (), {}),
+        ("on_step_end", (), {}),
+        ("get_llm_client", (), {}),
         ("_save_checkpoint", (), {}),
         # called by us so
         ("on_sample_begin", (), {}),

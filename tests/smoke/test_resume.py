@@ -6,14 +6,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from reliability import PATIENCE, Ended, Made, at_random, differences, evidence, make, train
+from reliability import PATIENCE, VICTIMS, Ended, Made, Watched, at_random, differences, evidence, make, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]  # up to eight starts of a training in one test
 ROUNDS = 4
@@ -52,6 +54,42 @@ def test_a_run_that_starts_again_by_itself_ends_as_if_nothing_had_happened(
     assert "Restart 1 of 1" in killed.output
     assert differences(evidence(tmp_path / "whole"), evidence(tmp_path / "killed")) == []
     assert len(evidence(tmp_path / "whole")) > 300
+
+
+def test_a_run_that_draws_ahead_goes_on_exactly(made: Made, tmp_path: Path) -> None:
+    """With replay and focus. It dies in a round behind the checkpoint, with prompts of the next round under way."""
+    overrides = [
+        *made.overrides("tempo", ROUNDS),
+        *("trainer.save_freq=2", "trainer.test_freq=4", "tempo.calibration.gate.min_auroc=null"),
+        "tempo.ahead.streams=[labeled,unlabeled]",
+    ]
+    whole = train(tmp_path / "whole", overrides)
+    assert whole.status == 0, whole.output
+    begun: list[float] = []
+
+    def kill(run: Path, watched: Watched) -> str | None:
+        """The trainer, a moment after the checkpoint of round 2."""
+        if not (run / "checkpoints" / "global_step_2" / "manifest.json").is_file():
+            return None
+        begun.append(time.monotonic())
+        if begun[-1] - begun[0] < 1.0:
+            return None
+        watched.find(VICTIMS["the trainer"])[0].kill()
+        return "the trainer"
+
+    killed = train(tmp_path / "killed", overrides, kill)
+    assert (killed.killed, killed.status, killed.lost < 2) == ("the trainer", 2, True), killed.output
+    again = train(tmp_path / "killed", overrides)
+    assert again.status == 0, again.output
+    assert differences(evidence(tmp_path / "whole"), evidence(tmp_path / "killed")) == []
+    lag = [line["data"]["tempo/labeled/staleness"] for line in logged(tmp_path / "whole")]
+    assert lag == [0.0, 1.0, 0.0, 1.0]
+
+
+def logged(run: Path) -> list[dict]:
+    """What was logged of each round, validations alone left out."""
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if "tempo/labeled/accuracy" in line["data"]]
 
 
 def test_whoever_dies_the_run_ends_with_one_line_and_leaves_nothing_behind(made: Made, tmp_path: Path) -> None:

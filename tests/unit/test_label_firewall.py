@@ -73,7 +73,7 @@ def parts(compose) -> tuple[VerlTrainer, Round]:
     trainer = VerlTrainer(
         config=compose(), tokenizer=None, use_critic=True, use_reference_policy=False, critic_wg=object(),
         actor_rollout_wg=object(), checkpoint_manager=object(),
-        replay_buffer=SimpleNamespace(sample=lambda: None, first_error=str),
+        replay_buffer=SimpleNamespace(collect=lambda: None, wait=lambda: None, first_error=str),
         streams=streams, monitor=Monitor(answers),
     )  # fmt: skip
     port, log = Port(trainer), Log()
