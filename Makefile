@@ -18,11 +18,11 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c $
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: quickstart test test-all test-vllm docs watch-verl lint format setup clean help
+.PHONY: quickstart test test-all test-vllm docs bench watch-verl lint format setup clean help
 
 # nothing here is to reach for a model hub or a tracking server
-quickstart test test-all test-vllm: export HF_HUB_OFFLINE = 1
-quickstart test test-all test-vllm: export WANDB_MODE = offline
+quickstart test test-all test-vllm bench: export HF_HUB_OFFLINE = 1
+quickstart test test-all test-vllm bench: export WANDB_MODE = offline
 
 quickstart: $(INSTALLED) ## tiny task, stage 0, TEMPO, evaluation and report on a CPU (ARGS=--fast: a few rounds only)
 	@$(BIN)/tempo-verl quickstart $(ARGS)
@@ -39,6 +39,11 @@ test-vllm: $(VLLM_INSTALLED) ## training rounds with vLLM's CPU build, in .venv-
 docs: $(INSTALLED) ## the documentation site, in build/docs
 	@$(PIP_INSTALL) -e '.[docs]'
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -f docs/site/mkdocs.yml
+
+# one thread, as the trainings it starts: what is measured is work, not cores
+bench: export OMP_NUM_THREADS = 1
+bench: $(INSTALLED) ## what TEMPO costs, into benchmarks/results.md (ARGS="--only rounds,driver", ARGS=--fast); nothing else should run
+	@$(BIN)/python benchmarks/bench.py $(ARGS)
 
 watch-verl: $(INSTALLED) ## the contract tests against verl's newest release and main (ARGS="verl==0.9.0 FOLDER": against these)
 	@$(BIN)/python tests/contract/watch.py $(ARGS)
