@@ -164,7 +164,7 @@ def _entries(x: Tensor) -> Tensor:
 
 
 def _moments(flat: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """As :func:`masked_moments`, of (N,) entries, by blocks: float64 takes twice the room of a round's largest tensor."""
+    """As :func:`masked_moments`, of (N,) entries, by blocks: float64 would take twice the room of all of them."""
     counts, sums, means, squares = [], [], [], []
     for part, mask in zip(flat.split(BLOCK), valid.split(BLOCK), strict=True):
         part = (part if everywhere(mask) else part[mask]).double()
@@ -192,9 +192,9 @@ def _whiten_(flat: Tensor, valid: Tensor) -> Tensor:
 def check_shapes(values: Tensor, response_mask: Tensor) -> None:
     """Raise ValueError unless ``values`` is (B, T+1) for a (B, T) ``response_mask``: verl's T columns are one short."""
     if values.is_nested or response_mask.is_nested:
-        pair = (values, response_mask)
-        if not all(x.is_nested for x in pair) or not np.array_equal(*(Rows.of(x).lengths - n for x, n in zip(pair, (1, 0), strict=True))):
-            raise ValueError("values must have one entry more than response_mask in each row, and both be jagged")
+        both = values.is_nested and response_mask.is_nested
+        if not both or not np.array_equal(Rows.of(values).lengths, Rows.of(response_mask).lengths + 1):
+            raise ValueError("values must be jagged as response_mask is, with one entry more in each row")
         return
     rows, tokens = response_mask.shape
     if values.shape != (rows, tokens + 1):

@@ -41,7 +41,7 @@ class Rows:
     def of(cls, x: Tensor) -> Rows:
         """The rows of a padded (B, T) tensor or of a jagged (B, T_i) one; a view of its entries where that can be."""
         if x.is_nested:
-            return cls(x.values(), x.offsets().cpu().numpy())
+            return cls(x.values(), x.offsets().cpu().numpy())  # type: ignore[attr-defined]
         rows, width = x.shape
         return cls(x.reshape(-1), np.arange(rows + 1) * width, width)
 
@@ -87,7 +87,7 @@ class Rows:
 
     def reduce(self, function: np.ufunc, nothing: float = 0.0, **options: Any) -> npt.NDArray[Any]:
         """(B,) ``function`` (``np.add``, ``np.maximum``, ...) over each row; ``nothing`` for a row without entries."""
-        entries = self.flat.numpy()
+        entries = (self.flat.float() if self.flat.dtype == torch.bfloat16 else self.flat).numpy()
         some = self.offsets[1:] > self.offsets[:-1]
         if not some.any():
             return np.full(len(some), nothing, dtype=options.get("dtype", entries.dtype))
@@ -125,7 +125,7 @@ def unpad(x: Tensor, like: Tensor) -> Tensor:
     """The (B, T) ``x`` with rows as long as those of ``like``: jagged if that is."""
     if not like.is_nested:
         return x
-    return of_rows([row[:length] for row, length in zip(x, np.diff(like.offsets().cpu()).tolist(), strict=True)])
+    return of_rows([row[:length] for row, length in zip(x, Rows.of(like).lengths.tolist(), strict=True)])
 
 
 def starts(lengths: IntArray) -> IntArray:
@@ -171,8 +171,23 @@ def last_token(mask: Tensor) -> IntArray:
     return last
 
 
+def first_entries(x: Tensor) -> Tensor:
+    """(B,) the first entry of each row; every row has one."""
+    rows = Rows.of(x)
+    return rows.flat[torch.from_numpy(rows.offsets[:-1]).to(rows.flat.device)]
+
+
+def tokens_of(mask: Tensor) -> IntArray:
+    """(B,) how many entries of each row are not 0."""
+    rows = Rows.of(mask)
+    flat = rows.flat.bool().cpu()
+    if everywhere(flat):
+        return rows.lengths
+    return rows.holding(flat.view(torch.int8)).reduce(np.add, dtype=np.int32).astype(np.int64)
+
+
 def empty(size: int, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
-    """(size,) uninitialised. numpy asks the kernel for huge pages, and torch does not: writing it takes half the time."""
+    """(size,) uninitialised. numpy asks for huge pages, torch does not: they take half the time to write."""
     if device is not None and device.type != "cpu":
         return torch.empty(size, dtype=dtype, device=device)
     return torch.from_numpy(np.empty(size * dtype.itemsize, dtype=np.uint8)).view(dtype)

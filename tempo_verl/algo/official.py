@@ -195,7 +195,7 @@ def _reward(
         found = rows.flat[torch.from_numpy((rows.offsets[:-1] + last - 1).clip(0))]
         final = found.masked_fill(torch.from_numpy(last == 0), 0)
     given = Rows.of(token_level_rewards)
-    valid = given.holding(torch.where(Rows.of(response_mask).flat.bool(), given.flat, 0).float())
+    valid = given.holding(torch.where(Rows.of(response_mask).flat.bool(), given.flat, 0))
     return torch.where(_flags(is_labeled, values), torch.from_numpy(valid.reduce(np.add)).to(values.dtype), final)
 
 
