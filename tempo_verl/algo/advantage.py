@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from tempo_verl.algo.jagged import BLOCK, Rows, clear_, empty, everywhere, last_token, spread
+from tempo_verl.algo.jagged import BLOCK, Rows, clear_, empty, inside, last_token, spread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,9 +110,10 @@ def advantage(values: Tensor, reward: Tensor, response_mask: Tensor, *, whiten_a
     check_shapes(values, response_mask)
     check_per_row("reward", reward, values)
     valid, before = Rows.of(response_mask).flat.bool(), Rows.of(values).without_last()
+    lengths = before.lengths
     for rows, here in before.blocks():  # in place of the copy that it is
         part = before.flat[here]
-        part.copy_(spread(reward[rows], before.lengths[rows]) - part)
+        torch.sub(spread(reward[rows], lengths[rows]), part, out=part)
         clear_(part, valid[here])
     return before.holding(_whiten_(before.flat, valid) if whiten_advantage else before.flat).tensor
 
@@ -167,12 +168,12 @@ def _moments(flat: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """As :func:`masked_moments`, of (N,) entries, by blocks: float64 would take twice the room of all of them."""
     counts, sums, means, squares = [], [], [], []
     for part, mask in zip(flat.split(BLOCK), valid.split(BLOCK), strict=True):
-        part = (part if everywhere(mask) else part[mask]).double()
-        counts.append(len(part))
-        sums.append(part.sum())
-        means.append(sums[-1] / max(len(part), 1))
-        part = part - means[-1] if part.dtype == flat.dtype else part.sub_(means[-1])
-        squares.append(torch.dot(part, part))
+        entries = inside(part, mask).to(torch.float64, copy=True)
+        counts.append(len(entries))
+        sums.append(entries.sum())
+        means.append(sums[-1] / max(len(entries), 1))
+        entries.sub_(means[-1])
+        squares.append(torch.dot(entries, entries))
     count = torch.tensor(counts, dtype=torch.float64, device=flat.device)
     total = count.sum()
     mean = torch.stack(sums).sum() / total.clamp(min=1)

@@ -72,17 +72,21 @@ class Rows:
 
     def without_last(self) -> Rows:
         """A copy without the last entry of each row; every row has one."""
-        shorter = self.lengths - 1
-        pieces = np.stack([shorter, np.ones_like(shorter)], axis=1).reshape(-1)
-        kept = self.flat.detach().split_with_sizes(pieces.tolist())[::2]
-        flat = _joined(kept, empty(int(shorter.sum()), self.flat.dtype, self.flat.device))
-        return Rows(flat, starts(shorter), None if self.width is None else self.width - 1)
+        kept = np.ones(len(self.flat), dtype=bool)
+        kept[self.offsets[1:] - 1] = False
+        width = None if self.width is None else self.width - 1
+        return Rows(inside(self.flat.detach(), torch.from_numpy(kept)), starts(self.lengths - 1), width)
+
+    def last(self, lengths: IntArray) -> Rows:
+        """A copy of the last (B,) ``lengths`` entries of each row, which has as many; jagged."""
+        pieces = np.stack([self.lengths - lengths, lengths], axis=1).reshape(-1)
+        kept = np.repeat(np.arange(len(pieces)) % 2 == 1, pieces)
+        return Rows(inside(self.flat.detach(), torch.from_numpy(kept)), starts(lengths))
 
     def after(self, first: Tensor) -> Rows:
         """A copy with an entry more in front of each row: (B,) ``first``, of the same dtype."""
-        rows = self.flat.split_with_sizes(self.lengths.tolist())
-        pieces = [piece for pair in zip(first.split(1), rows, strict=True) for piece in pair]
-        flat = _joined(pieces, empty(len(self.flat) + len(first), self.flat.dtype, self.flat.device))
+        joined = np.insert(_array(self.flat.detach().cpu()), self.offsets[:-1], _array(first.detach().cpu()))
+        flat = torch.from_numpy(joined).view(self.flat.dtype).to(self.flat.device)
         return Rows(flat, starts(self.lengths + 1), None if self.width is None else self.width + 1)
 
     def reduce(self, function: np.ufunc, nothing: float = 0.0, **options: Any) -> npt.NDArray[Any]:
@@ -137,9 +141,8 @@ def spread(numbers: Tensor, lengths: IntArray) -> Tensor:
     """(N,) each of the (B,) ``numbers`` as often as its row has entries."""
     if numbers.device.type != "cpu":
         return numbers.repeat_interleave(torch.from_numpy(lengths).to(numbers.device))
-    # numpy copies runs of one number ten times as fast; it knows no bfloat16
-    known = numbers.contiguous().view(torch.int16) if numbers.dtype == torch.bfloat16 else numbers
-    return torch.from_numpy(np.repeat(known.detach().numpy(), lengths)).view(numbers.dtype)
+    # as numpy copies runs of one number, ten times as fast
+    return torch.from_numpy(np.repeat(_array(numbers.detach()), lengths)).view(numbers.dtype)
 
 
 def by_row(numbers: Tensor, like: Tensor) -> Tensor:
@@ -153,9 +156,23 @@ def everywhere(mask: Tensor) -> bool:
     return bool(mask.numpy().all() if mask.device.type == "cpu" else mask.all())
 
 
+def inside(flat: Tensor, mask: Tensor) -> Tensor:
+    """The entries of ``flat`` (N,) where ``mask`` (N,) is True; itself if that is everywhere."""
+    if everywhere(mask):
+        return flat
+    if flat.device.type != "cpu":
+        return flat[mask.to(flat.device)]
+    return torch.from_numpy(_array(flat)[mask.numpy()]).view(flat.dtype)
+
+
 def clear_(flat: Tensor, mask: Tensor) -> Tensor:
     """``flat`` (N,), 0 from now on where ``mask`` (N,) is False."""
-    return flat if everywhere(mask) else flat.masked_fill_(~mask, 0)
+    if everywhere(mask):
+        return flat
+    if flat.device.type != "cpu":
+        return flat.masked_fill_(~mask, 0)
+    np.copyto(_array(flat), 0, where=~mask.numpy())
+    return flat
 
 
 def last_token(mask: Tensor) -> IntArray:
@@ -205,3 +222,8 @@ def converted(flat: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _joined(pieces: Sequence[Tensor], out: Tensor) -> Tensor:
     return torch.cat(tuple(pieces), out=out) if len(pieces) else out
+
+
+def _array(flat: Tensor) -> npt.NDArray[Any]:
+    """A view for numpy, which copies and selects several times as fast; it knows no bfloat16, and gets its bits."""
+    return (flat.view(torch.int16) if flat.dtype == torch.bfloat16 else flat).numpy()

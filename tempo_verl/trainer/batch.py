@@ -19,7 +19,7 @@ import transfer_queue as tq
 from tensordict import NonTensorStack, TensorDict
 from transfer_queue import KVBatchMeta
 
-from tempo_verl.algo.jagged import Rows, converted, jagged, of_rows
+from tempo_verl.algo.jagged import Rows, converted, of_rows
 from tempo_verl.errors import UserError
 from tempo_verl.rewards import SECONDS, one_spelling
 from tempo_verl.trainer.guard import check_range
@@ -211,30 +211,24 @@ class Samples:
         return [info["style"] for info in self.reward_info]
 
 
-def response_values(full: torch.Tensor, response_lengths: list[int]) -> torch.Tensor:
+def response_values(full: torch.Tensor, response_lengths: np.ndarray) -> torch.Tensor:
     """The T + 1 response values of each row out of a critic pass over prompt and response.
 
     Args:
         full: jagged (B, prompt + response), one value after each input token.
-        response_lengths: tokens of each response.
+        response_lengths: (B,) int64, tokens of each response.
 
     Returns:
-        jagged (B, T_i + 1) float32, a copy: V(x), V(x, y_1), ..., V(x, y_1:T).
+        jagged (B, T_i + 1) float32: V(x), V(x, y_1), ..., V(x, y_1:T).
     """
-    found = Rows.of(of_rows(_ends(full, response_lengths)))
-    return jagged(converted(found.flat, torch.float32), found.offsets)
+    found = Rows.of(full).last(response_lengths + 1)
+    return found.holding(converted(found.flat, torch.float32)).tensor
 
 
 def final_values_of(full: torch.Tensor, response_lengths: list[int]) -> torch.Tensor:
-    """As :func:`response_values`, padded with 0 and in the dtype of ``full``, for a loss: the graph is kept."""
-    return torch.nn.utils.rnn.pad_sequence(_ends(full, response_lengths), batch_first=True)
-
-
-def _ends(full: torch.Tensor, response_lengths: list[int]) -> list[torch.Tensor]:
-    """The last T + 1 values of each row, views."""
-    lengths = full.offsets().diff().tolist()
-    pieces = [size for n, end in zip(lengths, response_lengths, strict=True) for size in (n - end - 1, end + 1)]
-    return list(full.values().split_with_sizes(pieces)[1::2])
+    """As :func:`response_values`, (B, T + 1) padded with 0, for the small batch of a loss: the graph is kept."""
+    rows = [row[-(length + 1) :] for row, length in zip(full.unbind(), response_lengths, strict=True)]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
 def select(meta: KVBatchMeta, prompts: set[str], timeout: float = SECONDS) -> Samples:

@@ -12,7 +12,7 @@ import torch
 from tempo_verl.algo.advantage import final_value
 from tempo_verl.algo.calibration import calibration_metrics, position_mask
 from tempo_verl.algo.evaluation import distinct_answers, question_measures
-from tempo_verl.algo.jagged import Rows, everywhere, first_entries, spread, tokens_of
+from tempo_verl.algo.jagged import Rows, first_entries, spread, tokens_of
 from tempo_verl.methods import Trained
 from tempo_verl.rewards import SECONDS, one_spelling
 from tempo_verl.trainer.log import Log
@@ -89,11 +89,12 @@ def row_summaries(
         ``value_first`` V(x), ``value_final`` V(x, y_1:T), and ``value_mean``, ``value_min`` and ``value_max`` over the
         positions t = 0..T. Of a row without tokens all but the reward is 0.
     """
-    length = tokens_of(response_mask)
-    (total,) = _over(Rows.of(advantages), Rows.of(response_mask), (np.add, 0.0))
+    length, mask, positions = tokens_of(response_mask), None, None
+    if length.sum() < len(Rows.of(response_mask).flat):  # else there is nothing to leave out
+        mask, positions = Rows.of(response_mask), Rows.of(position_mask(response_mask))
+    (total,) = _over(Rows.of(advantages), mask, (np.add, 0.0))
     found = {"reward": reward.numpy(), "length": length, "advantage": total / np.maximum(length, 1).astype(total.dtype)}
     if values is not None:
-        positions = Rows.of(position_mask(response_mask))
         kinds = (np.add, 0.0), (np.minimum, np.inf), (np.maximum, -np.inf)
         total, lowest, highest = _over(Rows.of(values), positions, *kinds)
         of_values = {
@@ -107,15 +108,18 @@ def row_summaries(
     return found
 
 
-def _over(rows: Rows, mask: Rows, *kinds: tuple[np.ufunc, float]) -> list[np.ndarray]:
+def _over(rows: Rows, mask: Rows | None, *kinds: tuple[np.ufunc, float]) -> list[np.ndarray]:
     """(B,) of each kind: a reduction of each row over its mask, and what stands in for the entries outside."""
     found: list[list[np.ndarray]] = [[] for _ in kinds]
     for part, here in rows.blocks():
-        entries, valid = rows.flat[here], mask.flat[here].bool()
-        offsets, whole = rows.offsets[part.start : part.stop + 1] - here.start, everywhere(valid)
+        entries, offsets = rows.flat[here], rows.offsets[part.start : part.stop + 1] - here.start
+        hidden = np.zeros(0, dtype=bool) if mask is None else ~mask.flat[here].bool().numpy()
+        if some := hidden.any():
+            entries = entries.clone()
         for (function, outside), into in zip(kinds, found, strict=True):
-            inside = entries if whole else torch.where(valid, entries, outside)
-            into.append(Rows(inside, offsets).reduce(function, outside))
+            if some:
+                np.copyto(entries.numpy(), outside, where=hidden)
+            into.append(Rows(entries, offsets).reduce(function, outside))
     return [np.concatenate(columns) if columns else np.zeros(0, dtype=np.float32) for columns in found]
 
 
@@ -131,7 +135,7 @@ def positive_share(advantages: torch.Tensor, response_mask: torch.Tensor, chosen
         valid = mask.flat[here].bool()
         if not chosen[part].all():
             valid = valid & spread(torch.from_numpy(chosen[part]), rows.lengths[part])
-        positive += int(np.count_nonzero(((rows.flat[here] > 0) & valid).numpy()))
+        positive += int(np.count_nonzero((rows.flat[here].numpy() > 0) & valid.numpy()))
         total += int(np.count_nonzero(valid.numpy()))
     return float(np.float32(positive) / np.float32(total)) if total else float("nan")
 

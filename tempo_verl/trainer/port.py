@@ -23,7 +23,7 @@ from verl.utils.metric import reduce_metrics
 from verl.utils.py_functional import rename_dict
 from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions, log_seqlen_unbalance
 
-from tempo_verl.algo.jagged import pad, unpad
+from tempo_verl.algo.jagged import Rows, pad, unpad
 from tempo_verl.config.layout import Role, roles
 from tempo_verl.trainer.batch import NOT_FOR_ACTOR, NOT_FOR_CRITIC, KVBatchMeta, Samples, response_values, select
 from tempo_verl.trainer.correction import corrects, rollout_correction
@@ -157,7 +157,7 @@ class Port:
         """Jagged (B, T_i + 1) float32 values V(x, y_1:t), t = 0..T, of the critic as it is now."""
         request = samples.request(NOT_FOR_CRITIC, compute_loss=False, temperature=self._temperature)
         ray.get(self._critic.infer_batch(request).futures)
-        return response_values(samples.read("values")["values"], samples.response_lengths)
+        return response_values(samples.read("values")["values"], Rows.of(samples.response_mask).lengths)
 
     def train_critic(self, samples: Samples, *, mini_batch: int, epochs: int, number: int) -> dict[str, float]:
         """Updates of ``mini_batch`` rows by the loss that was set. Returns verl's metrics."""
