@@ -207,12 +207,12 @@ def empty(size: int, dtype: torch.dtype, device: torch.device | None = None) -> 
     """(size,) uninitialised. numpy asks for huge pages, torch does not: they take half the time to write."""
     if device is not None and device.type != "cpu":
         return torch.empty(size, dtype=dtype, device=device)
-    return torch.from_numpy(np.empty(size * dtype.itemsize, dtype=np.uint8)).view(dtype)
+    return torch.from_numpy(np.empty(size, dtype=_array(torch.empty(0, dtype=dtype)).dtype)).view(dtype)
 
 
 def zeros(size: int, dtype: torch.dtype) -> Tensor:
     """(size,) zeros in memory that is not there before somebody writes to it: most of it stays as it is."""
-    return torch.from_numpy(np.zeros(size * dtype.itemsize, dtype=np.uint8)).view(dtype)
+    return torch.from_numpy(np.zeros(size, dtype=_array(torch.empty(0, dtype=dtype)).dtype)).view(dtype)
 
 
 def converted(flat: Tensor, dtype: torch.dtype) -> Tensor:

@@ -192,8 +192,8 @@ def _reward(
     """(B,) R: the true reward on labelled rows, the last valid entry of ``values``, V(x, y_1:T-1), on the others."""
     if final is None:
         last, rows = last_token(response_mask), Rows.of(values)
-        found = rows.flat[torch.from_numpy((rows.offsets[:-1] + last - 1).clip(0))]
-        final = found.masked_fill(torch.from_numpy(last == 0), 0)
+        some, final = np.flatnonzero(last), zeros(len(last), values.dtype)
+        final[torch.from_numpy(some)] = rows.flat[torch.from_numpy((rows.offsets[:-1] + last - 1)[some])]
     given = Rows.of(token_level_rewards)
     valid = given.holding(torch.where(Rows.of(response_mask).flat.bool(), given.flat, 0))
     return torch.where(_flags(is_labeled, values), torch.from_numpy(valid.reduce(np.add)).to(values.dtype), final)
