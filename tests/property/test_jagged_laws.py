@@ -93,6 +93,7 @@ FUNCTIONS: dict[str, Callable[[Tensor, Tensor, Batch], Tensor]] = {
         batch.reward, [0] * len(batch.groups), mask, batch.groups
     ),
     "on_tokens": lambda values, mask, batch: algo.on_tokens(batch.reward, mask),
+    "on_tokens, of flags": lambda values, mask, batch: algo.on_tokens(batch.reward < 0.5, mask),
     "last_token_reward": lambda values, mask, batch: last_token_reward(batch.reward, mask),
     "whiten": lambda values, mask, batch: algo.whiten(Rows.of(values).without_last().tensor, mask),
     "em_token": lambda values, mask, batch: em_token_advantage(*official(values, mask, batch))[0],
