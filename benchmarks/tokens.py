@@ -95,16 +95,15 @@ def as_jagged_tensors(given: Given, stage: Stage, folder: str) -> dict[str, torc
         reward = final_value(values, mask)
     with stage("advantage, whitened"):
         credit = advantage(values, reward, mask)
-    with stage("five fields for the queue"):
+    with stage("fields for the queue"):  # the loss mask is there
         fields = {
             "advantages": credit, "returns": on_tokens(reward, mask), "rm_scores": last_token_reward(reward, mask),
-            "loss_mask": mask, "values": Rows.of(values).without_last().tensor,
+            "values": Rows.of(values).without_last().tensor,
         }  # fmt: skip
         for name, column in fields.items():
             check_range(name, column, None, given)  # type: ignore[arg-type]
-        fields = {name: _as_stored(column) for name, column in fields.items()}
     with stage("the E-step's mask"):
-        fields["of the E-step"] = _as_stored(position_mask(mask))
+        fields["loss_mask"] = _as_stored(position_mask(mask))
     with stage("metrics"):
         positive = positive_share(credit, mask, np.ones(len(reward), dtype=bool))
         given.metrics(reward, first_entries(values), positive, int(tokens_of(mask).sum()))
@@ -139,7 +138,7 @@ def as_padded_tensors(given: Given, stage: Stage, folder: str) -> None:
         reward = final_value(values, mask)
     with stage("advantage, whitened"):
         credit = advantage(values, reward, mask)
-    with stage("five fields for the queue"):
+    with stage("fields for the queue"):
         for padded in (credit, reward[:, None] * mask, last_token_reward(reward, mask), mask, values[:, :-1]):
             stored(padded)
     with stage("the E-step's mask"):

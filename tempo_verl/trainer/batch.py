@@ -49,6 +49,8 @@ class Samples:
     # name -> key -> value: what rollouts have stored, read once and handed on to whatever holds the same rows
     known: dict[str, dict[str, Any]] = field(default_factory=lambda: defaultdict(dict), repr=False)
     timeout: float = SECONDS  # for a comparison of two answers
+    # keys of the round, in whatever part of it, whose loss_mask is no longer the response mask that it begins as
+    remasked: set[str] = field(default_factory=set, repr=False)
 
     def __len__(self) -> int:
         return len(self.meta)
@@ -59,7 +61,7 @@ class Samples:
 
     def of(self, meta: KVBatchMeta) -> Samples:
         """Samples of ``meta``, which knows of these rows, or of them and others."""
-        return Samples(meta, self.known, self.timeout)
+        return Samples(meta, self.known, self.timeout, self.remasked)
 
     def by_session(self) -> Samples:
         """One row for each session, its last output; no synthetic rows."""
@@ -126,6 +128,8 @@ class Samples:
         """
         for name, column in fields.items():
             check_range(name, column, None, self)
+        if "loss_mask" in fields:
+            self.remasked.update(self.meta.keys)
         tq.kv_batch_put(
             keys=self.meta.keys,
             partition_id=self.meta.partition_id,
@@ -231,14 +235,17 @@ def final_values_of(full: torch.Tensor, response_lengths: list[int]) -> torch.Te
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
-def select(meta: KVBatchMeta, prompts: set[str], timeout: float = SECONDS) -> Samples:
-    """The rows of a batch that answer one of ``prompts`` (uids), by prompt, session and output.
+def select(meta: KVBatchMeta, *prompts: set[str], timeout: float = SECONDS) -> list[Samples]:
+    """For each of ``prompts`` (uids) the rows of a batch that answer one of them, by prompt, session and output.
 
     Args:
         timeout: seconds for a comparison of two answers.
     """
-    found = [key for key in meta.keys if key.split("_")[0] in prompts]
-    return Samples(meta.select_keys(sorted(found, key=_in_order)), timeout=timeout)
+    parts, remasked = [], set[str]()
+    for uids in prompts:
+        found = [key for key in meta.keys if key.split("_")[0] in uids]
+        parts.append(Samples(meta.select_keys(sorted(found, key=_in_order)), timeout=timeout, remasked=remasked))
+    return parts
 
 
 def concatenate(*parts: Samples) -> Samples:
@@ -252,7 +259,9 @@ def concatenate(*parts: Samples) -> Samples:
     for part in parts:
         for name, values in part.known.items():
             known[name] |= values
-    return Samples(meta, known, parts[0].timeout)
+    shared = all(part.remasked is parts[0].remasked for part in parts)
+    remasked = parts[0].remasked if shared else set().union(*(part.remasked for part in parts))
+    return Samples(meta, known, parts[0].timeout, remasked)
 
 
 def of_keys(partition: str, rows: list[tuple[str, dict[str, Any]]]) -> Samples:

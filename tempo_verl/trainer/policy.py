@@ -58,14 +58,17 @@ class Policy:
         self, samples: Samples, reward: torch.Tensor, advantages: torch.Tensor, values: torch.Tensor | None
     ) -> None:
         """Write reward (B,), advantages (B, T_i) and values (B, T_i + 1) where verl's losses and metrics read them."""
-        mask = samples.response_mask
+        mask, more = samples.response_mask, {}
         check_range("rewards", reward, reward_limits(self._method), samples)
+        if values is not None:
+            more["values"] = Rows.of(values).without_last().tensor
+        if not samples.remasked.isdisjoint(samples.meta.keys):  # by an E-step; rollouts come with it
+            more["loss_mask"] = mask
         samples.write(
             advantages=advantages,
             returns=on_tokens(reward, mask),
             rm_scores=last_token_reward(reward, mask),
-            loss_mask=mask,
-            **({} if values is None else {"values": Rows.of(values).without_last().tensor}),
+            **more,
         )
 
     def update(self, samples: Samples) -> None:

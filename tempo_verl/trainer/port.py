@@ -83,7 +83,7 @@ class Port:
     def collect(self, number: int, *submitted: set[str]) -> tuple[list[Samples], dict[str, float]]:
         """Wait for all prompts. Returns the responses to each of the sets, and verl's metrics."""
         batch, metrics = self._sample(global_steps=number, partition_id="train", batch_size=sum(map(len, submitted)))
-        return [select(batch, prompts, self.config.tempo.verifier.timeout) for prompts in submitted], metrics
+        return select(batch, *submitted, timeout=self.config.tempo.verifier.timeout), metrics
 
     def collect_in_round(self, number: int, log: Log, *submitted: set[str]) -> list[Samples]:
         """As :meth:`collect`, with verl's hooks of a training step: afterwards the inference engine sleeps."""
