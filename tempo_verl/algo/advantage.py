@@ -161,7 +161,7 @@ def on_tokens(numbers: Tensor, response_mask: Tensor) -> Tensor:
 
 def _entries(x: Tensor) -> Tensor:
     """(N,) all entries."""
-    return x.values() if x.is_nested else x.reshape(-1)
+    return (x.values() if x.is_nested else x.reshape(-1)).detach()
 
 
 def _moments(flat: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

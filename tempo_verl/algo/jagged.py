@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of different lengths in either of two forms: padded (B, T) tensors, and torch's jagged nested tensors (B, T_i).
 
-Both are flat entries, row after row, and B + 1 offsets. What is here works on these, without a tensor of rows x longest
-and without a loop over rows. Arithmetic between jagged tensors themselves needs the very same offsets object, and
-torch's own sum over a row pads it first.
+Both are flat entries, row after row, and B + 1 offsets. What is here works on these, never on a tensor of rows x
+longest, and takes rows one by one only to copy them. It keeps no graph for gradients. Arithmetic between jagged tensors
+themselves needs the very same offsets object, and torch's own sum over a row pads it first.
 """
 
 from __future__ import annotations

@@ -280,6 +280,8 @@ def _unbound(column: Any, dtype: torch.dtype | None) -> list[Any]:
     """A column row by row, tensors in ``dtype``: views of one tensor."""
     if not isinstance(column, torch.Tensor):
         return [getattr(value, "data", value) for value in column]
+    if not column.is_nested and column.ndim != 2:
+        return list(column.unbind())
     rows = Rows.of(column)
     return list(converted(rows.flat, dtype or column.dtype).split_with_sizes(rows.lengths.tolist()))
 

@@ -205,8 +205,8 @@ class Port:
         """
         stored, mask = samples.read("old_log_probs", "rollout_log_probs"), samples.response_mask
         fields, metrics = rollout_correction(  # verl's, which knows padded tensors alone
-            stored["old_log_probs"].to_padded_tensor(0.0),
-            stored["rollout_log_probs"].to_padded_tensor(0.0),
+            pad(stored["old_log_probs"]),
+            pad(stored["rollout_log_probs"]),
             pad(mask).long(),
             correction,
         )
