@@ -2,7 +2,8 @@
 """What the trainer's own process does in a large round: seconds and peak memory of each step. See driver.md.
 
 Rows of a skewed length, half as long on average as the longest. Where a step was made cheaper, the way it was done
-before stands beside it, in the same run. No model and no accelerator is needed: all of this is the driver's.
+before stands beside it, in the same run. No model and no accelerator is needed: all of this is the driver's. Several
+``--rows`` and ``--longest`` are a sweep.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,90 +29,13 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from tokens import ALL, MOVE, PROMPT, Figures, N, lengths_of, official, on_tokens_of_a_round
 from verifiers import BOMBS, SHARES, STEPS, machine, read_truths
 
 from tempo_verl.rewards import score
 from tempo_verl.rewards.process import most
 
-PROMPT = 200  # tokens
-N = 8  # responses a prompt
-GB = 1024**2  # KiB
-
-
-@dataclass
-class Figures:
-    """Seconds, seconds of this process on a core, and peak GB beyond what was held before; by step and way."""
-
-    found: dict[str, dict[str, list[tuple[float, float, float]]]] = field(default_factory=dict)
-
-    @contextmanager
-    def time(self, step: str, way: str = "now") -> Iterator[None]:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        held, started, busy = _status("VmRSS"), time.perf_counter(), time.process_time()
-        yield
-        seconds = time.perf_counter() - started, time.process_time() - busy
-        self.found.setdefault(step, {}).setdefault(way, []).append((*seconds, (_status("VmHWM") - held) / GB))
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
-
-
-def lengths_of(rows: int, longest: int, rng: np.random.Generator) -> np.ndarray:
-    """(rows,) tokens: log-normal, half of ``longest`` on average, one in twenty cut off there."""
-    drawn = np.clip(rng.lognormal(np.log(longest) - 0.9, 0.7, rows).astype(int), 50, longest)
-    drawn[: rows // 20] = longest
-    return rng.permutation(drawn)
-
-
-# ---------------------------------------------------------------------- tensors
-
-
-def tensors(figures: Figures, lengths: np.ndarray) -> None:
-    """From the critic's output to what the policy is trained on, and what is told of it."""
-    from tempo_verl.algo.advantage import advantage, clip_values, final_value
-    from tempo_verl.algo.calibration import position_mask
-    from tempo_verl.trainer.batch import as_jagged, final_values_of
-    from tempo_verl.trainer.metrics import row_summaries, unlabeled_metrics
-
-    rows, offsets = len(lengths), torch.tensor(np.concatenate([[0], (lengths + PROMPT).cumsum()]))
-    output = torch.nested.nested_tensor_from_jagged(torch.rand(int(offsets[-1])).bfloat16(), offsets)
-    mask_rows = [torch.ones(int(length), dtype=torch.long) for length in lengths]
-    prompts = [f"unlabeled-{row // N}-{row // N}" for row in range(rows)]
-
-    def unpadded(padded: torch.Tensor, extra: int = 0) -> list[torch.Tensor]:
-        return [row[: length + extra] for row, length in zip(padded, lengths, strict=True)]
-
-    with figures.time("values out of the critic's output"):
-        values = final_values_of(output.float(), lengths.tolist())
-    with figures.time("response mask, padded"):
-        mask = torch.nn.utils.rnn.pad_sequence(mask_rows, batch_first=True)
-    with figures.time("clip, final value"):
-        values = clip_values(values, (0.0, 1.0))
-        reward = final_value(values, mask)
-    with figures.time("advantage, whitened"):
-        credit = advantage(values, reward, mask)
-    with figures.time("five fields for the queue"):
-        fields = [credit, reward[:, None] * mask, mask, values[:, :-1], credit]
-        [as_jagged(unpadded(padded)) for padded in fields]
-    with figures.time("the E-step's mask"):
-        as_jagged(unpadded(position_mask(mask), 1))
-    with figures.time("metrics"):
-        unlabeled_metrics(
-            reward=reward, baseline_error=reward - values[:, 0], advantages=credit, response_mask=mask, entropy=None,
-            answers=[str(row % 5) for row in range(rows)], prompts=prompts,
-        )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        arrays = {"values": values.numpy(), "advantages": credit.numpy(), "mask": mask.numpy()}
-        with figures.time("file of the round", "before"):
-            np.savez_compressed(Path(folder) / "before.npz", reward=reward.numpy(), **arrays)
-        with figures.time("file of the round"):
-            summaries = row_summaries(reward, credit, mask, values)
-            np.savez_compressed(Path(folder) / "now.npz", key=np.array(prompts), **summaries)
-        for way in ("before", "now"):
-            size = (Path(folder) / f"{way}.npz").stat().st_size / 1e6
-            figures.found.setdefault("file of the round, MB", {}).setdefault(way, []).append((size, 0.0, 0.0))
+MEGATOKEN = 10**6
 
 
 def balancing(figures: Figures, lengths: np.ndarray) -> None:
@@ -203,6 +126,7 @@ def grouping(figures: Figures, rows: int, rng: random.Random, endless: int) -> N
 
 @contextmanager
 def a_queue() -> Iterator[None]:
+    """A local Ray with a TransferQueue as a run of ours has it."""
     import ray
     import transfer_queue as tq
     from omegaconf import OmegaConf
@@ -295,57 +219,99 @@ def _poll(look: Callable[[], Any], interval: float, done: threading.Event) -> No
 
 
 def main(
-    rows: int = 2048,
-    longest: int = 16_384,
+    rows: list[int] = [2048],  # noqa: B006  (typer reads it)
+    longest: list[int] = [16_384],  # noqa: B006
+    tokens_only: bool = False,
     replayed: int = 20_480,
     repetitions: int = 3,
     seed: int = 0,
     out: Path = Path("driver.json"),
 ) -> None:
-    """Measure, print a table and write everything to OUT."""
+    """Measure, print tables and write everything to OUT. Steps on tokens at every size, all else at the first one."""
     logging.disable(logging.WARNING)  # each endless answer is told
     torch.set_num_threads(1)
-    figures, lengths, rng = Figures(), lengths_of(rows, longest, np.random.default_rng(seed)), random.Random(seed)
-    for _ in range(repetitions):
-        tensors(figures, lengths)
-        balancing(figures, lengths)
-
-    responses, truths = texts(lengths, rng)
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer = a_tokenizer(responses, Path(folder))
-    ids = [torch.tensor(row) for row in tokenizer(responses)["input_ids"]]
-    tokens = sum(map(len, ids))
-    del responses
-    with ThreadPoolExecutor(most()) as threads:  # every child is there
-        list(threads.map(lambda _: score("so it is $x$", "y"), range(8 * most())))
-    for repetition in range(repetitions):
-        monitoring(figures, ids, truths, tokenizer, f"monitoring {rows} answers")
-        grouping(figures, rows, random.Random(seed + repetition), 0)
-        grouping(figures, rows, random.Random(seed + repetition), 4)
-
+    sizes: list[dict[str, Any]] = []
+    figures, rng = Figures(), random.Random(seed)
+    all_lengths = [lengths_of(b, t, np.random.default_rng(seed)) for b in rows for t in longest]
     with a_queue():
-        samples = fill(lengths, replayed)
-        for _ in range(repetitions):
-            queue(figures, samples)
+        for lengths in all_lengths:
+            found = Figures()
+            peak = max(on_tokens_of_a_round(found, lengths, move=True) for _ in range(repetitions))
+            sizes.append({"rows": len(lengths), "longest": int(lengths.max()), "tokens": int(lengths.sum()),
+                          "peak over tokens": peak, "figures": found.found})  # fmt: skip
+        if not tokens_only:
+            samples = fill(all_lengths[0], replayed)
+            for _ in range(repetitions):
+                queue(figures, samples)
+    tokens = 0
+    if not tokens_only:
+        tokens = all_but_tokens(figures, all_lengths[0], rng, repetitions, seed)
 
     packages = ("verl", "torch", "TransferQueue", "ray", "tokenizers")
     about = machine() | {name: importlib.metadata.version(name) for name in packages} | {"load": os.getloadavg()}
     result = {
-        "seed": seed, "rows": rows, "tokens": int(lengths.sum()), "longest": longest, "decoded tokens": tokens,
-        "replayed": replayed, "repetitions": repetitions, "machine": about, "figures": figures.found,
+        "seed": seed, "decoded tokens": tokens, "replayed": replayed, "repetitions": repetitions, "machine": about,
+        "sizes": sizes, "figures": figures.found,
     }  # fmt: skip
     out.write_text(json.dumps(result, indent=2) + "\n")
+    console = Console(width=120)
+    console.print(*(table_of(size["figures"], _title(size)) for size in sizes), sweep(sizes))
+    if not tokens_only:
+        console.print(table_of(figures.found, f"all else, {_title(sizes[0])}"))
+    console.print(f"{about}\nwritten: {out}")
 
-    table = Table("", "", "median s", "from - to", "on a core", "peak GB")
-    for step, ways in figures.found.items():
+
+def all_but_tokens(figures: Figures, lengths: np.ndarray, rng: random.Random, repetitions: int, seed: int) -> int:
+    """Balancing, verifiers and groups. Returns the tokens of the texts that are decoded."""
+    for _ in range(repetitions):
+        balancing(figures, lengths)
+        official(figures, lengths)
+    responses, truths = texts(lengths, rng)
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = a_tokenizer(responses, Path(folder))
+    ids = [torch.tensor(row) for row in tokenizer(responses)["input_ids"]]
+    del responses
+    with ThreadPoolExecutor(most()) as threads:  # every child is there
+        list(threads.map(lambda _: score("so it is $x$", "y"), range(8 * most())))
+    for repetition in range(repetitions):
+        monitoring(figures, ids, truths, tokenizer, f"monitoring {len(lengths)} answers")
+        grouping(figures, len(lengths), random.Random(seed + repetition), 0)
+        grouping(figures, len(lengths), random.Random(seed + repetition), 4)
+    return sum(map(len, ids))
+
+
+def _title(size: dict[str, Any]) -> str:
+    return f"{size['rows']} rows of up to {size['longest']} tokens, {size['tokens'] / MEGATOKEN:.1f} million"
+
+
+def table_of(figures: dict[str, dict[str, list[tuple[float, float, float]]]], title: str) -> Table:
+    table = Table("", "", "median s", "from - to", "on a core", "peak GB", title=title)
+    for step, ways in figures.items():
         for way, found in ways.items():
             seconds, busy, peaks = zip(*found, strict=True)
             spread = f"{min(seconds):.3g} - {max(seconds):.3g}"
             middle = (f"{statistics.median(of):.3g}" for of in (seconds, busy))
             table.add_row(step, way, next(middle), spread, next(middle), f"{max(peaks):.2f}")
-    console = Console(width=120)
-    console.print(table)
-    console.print(f"{about}\nwritten: {out}")
+    return table
+
+
+def sweep(sizes: list[dict[str, Any]]) -> Table:
+    """Whether all steps on tokens are linear in them, and what part they are of moving the same tensors."""
+    table = Table(
+        "rows", "longest", "million tokens", "s", "ms a million", "padded", "moving, s", "share", "peak over tokens",
+        title=ALL,
+    )  # fmt: skip
+    for size in sizes:
+        of_all, moved = size["figures"][ALL], size["figures"][MOVE]["now"]
+        seconds = {way: statistics.median(found[0] for found in times) for way, times in of_all.items()}
+        move, many = statistics.median(found[0] for found in moved), size["tokens"] / MEGATOKEN
+        table.add_row(
+            str(size["rows"]), str(size["longest"]), f"{many:.2f}", f"{seconds['now']:.3g}",
+            f"{1000 * seconds['now'] / many:.1f}",
+            f"{1000 * seconds['padded'] / many:.1f}" if "padded" in seconds else "",
+            f"{move:.3g}", f"{seconds['now'] / move:.1%}", f"{size['peak over tokens']:.2f}",
+        )  # fmt: skip
+    return table
 
 
 if __name__ == "__main__":

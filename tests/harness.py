@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 from transformers import AutoModelForTokenClassification
 
+from tempo_verl.algo.jagged import pad
 from tempo_verl.config.preflight import check
 from tempo_verl.config.schema import read_settings
 from tempo_verl.evaluation.samples import Sample
@@ -266,7 +267,9 @@ def _recording_trainer() -> type:
                     "unlabeled_mask": trained.samples.response_mask,
                 }
                 kept |= {} if trained.values is None else {"unlabeled_values": trained.values}
-            self.found.arrays[self.global_steps] = {name: tensor[rows].numpy() for name, tensor in kept.items()}
+            self.found.arrays[self.global_steps] = {
+                name: _padded(tensor)[rows].numpy() for name, tensor in kept.items()
+            }
 
         def _before_fit(self, samples, **_options) -> None:
             if self.keeps_rows and not ours.LOSSES[self.method.critic_loss].on_policy_batch:
@@ -281,7 +284,7 @@ def _recording_trainer() -> type:
                     "real": samples.real,
                     "input_ids": [ids.clone() for ids in samples.read("input_ids")["input_ids"].unbind()],
                     "lengths": samples.response_lengths,
-                    "mask": samples.response_mask.clone(),
+                    "mask": _padded(samples.response_mask),
                     "advantages": [row.clone() for row in samples.read("advantages")["advantages"].unbind()],
                     "reward_model": samples.read_once("reward_model"),
                     "infos": samples.reward_info,
@@ -297,6 +300,12 @@ def _recording_trainer() -> type:
 
 def _count(reads: Counter, samples: Samples, *names: str) -> None:
     reads.update((name, key) for name in names for key in samples.meta.keys)
+
+
+def _padded(tensor: torch.Tensor) -> torch.Tensor:
+    """(B,) as it is, a jagged one (B, T) with 0 behind its rows; a mask as 0 and 1."""
+    padded = pad(tensor)
+    return padded.long() if padded.dtype == torch.bool else padded
 
 
 def _after(function, look):

@@ -94,6 +94,25 @@ def of_round(metrics: dict[str, Any], arrays: dict[str, np.ndarray], folders: di
     }
 
 
+def unpadded(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rounds without what lies behind the last token of a response, which is nothing that the trainer has.
+
+    Traces were recorded from padded tensors. The official code's advantages are not 0 there.
+    """
+    return [{**of, "arrays": _without_padding(of["arrays"])} for of in rounds]
+
+
+def _without_padding(arrays: dict[str, Any]) -> dict[str, Any]:
+    masks = arrays.get("unlabeled_mask", [])
+    lengths = [max((at for at, own in enumerate(row, start=1) if own), default=0) for row in masks]
+    more = {"unlabeled_mask": 0, "unlabeled_advantages": 0, "unlabeled_values": 1}
+    cut = {
+        name: [row[: length + more[name]] for row, length in zip(arrays[name], lengths, strict=True)]
+        for name in more.keys() & arrays.keys()
+    }
+    return arrays | cut
+
+
 def _plain(array: np.ndarray) -> Any:
     """Nested lists; a float32 as the shortest number that reads back to the same bits."""
     if array.ndim > 1:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from tempo_verl.algo.advantage import check_per_row
+from tempo_verl.algo.jagged import Rows, last_token
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,8 +32,8 @@ def position_mask(response_mask: Tensor) -> Tensor:
     Returns:
         (B, T+1), dtype of ``response_mask``: column 0 is 1 iff the row has any token, column t is mask_t.
     """
-    has_token = response_mask.bool().any(dim=1, keepdim=True)
-    return torch.cat([has_token.to(response_mask.dtype), response_mask], dim=1)
+    has_token = torch.from_numpy(last_token(response_mask) > 0).to(response_mask.device, response_mask.dtype)
+    return Rows.of(response_mask).after(has_token).tensor
 
 
 def calibration_loss(

@@ -5,7 +5,8 @@ Where it differs from ``tempo_verl.algo.advantage`` and ``calibration``: labelle
 labelled rows keep their true reward and enter the actor loss, whitening is joint, and R is V(x, y_1:T-1).
 
 Here ``values`` are verl's (B, T) columns, aligned with the actions: column t-1 is b_t = V(x, y_1:t-1). A row whose
-mask is all 0 takes part in no statistic. ``is_labeled`` is (B,) or (B, 1), 0/1 or bool, a tensor, array or list.
+mask is all 0 takes part in no statistic. ``is_labeled`` is (B,) or (B, 1), 0/1 or bool, a tensor, array or list. The
+advantages take padded tensors and jagged ones; the loss is for the small padded batches of a worker.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tempo_verl.algo.advantage import VARIANCE_EPS, final_value, group_advantage, masked_moments
+from tempo_verl.algo.advantage import VARIANCE_EPS, group_advantage, masked_moments, on_tokens
+from tempo_verl.algo.jagged import Rows, clear_, converted, last_token, spread, zeros
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,13 +51,12 @@ def em_token_advantage(
             whitening, they hold the whitened value of a zero advantage. The actor loss masks them.
         returns: (B, T), R on valid tokens, zero elsewhere.
     """
-    valid = response_mask.bool()
-    reward = _reward(values, token_level_rewards, valid, is_labeled, final)
-    returns = torch.where(valid, reward[:, None], 0)
-    credit = torch.where(valid, returns - values, 0)
+    rows, valid = Rows.of(values), Rows.of(response_mask).flat.bool()
+    returns = on_tokens(_reward(values, token_level_rewards, response_mask, is_labeled, final), response_mask)
+    credit = clear_(Rows.of(returns).flat - rows.flat, valid)
     mean, variance = masked_moments(credit, valid)
-    advantages = (credit - mean) * torch.rsqrt(variance + VARIANCE_EPS)
-    return advantages.to(values.dtype), returns
+    credit = credit.sub_(mean).mul_(torch.rsqrt(variance + VARIANCE_EPS))
+    return rows.holding(converted(credit, values.dtype)).tensor, returns
 
 
 def em_outcome_advantage(
@@ -86,27 +87,26 @@ def em_outcome_advantage(
         returns: (B, T), R on labelled rows and the values themselves on unlabelled ones (hence no value error there),
             zero outside the mask.
     """
-    valid = response_mask.bool()
-    reward = _reward(values, token_level_rewards, valid, is_labeled, final)
+    rows, valid = Rows.of(values), Rows.of(response_mask).flat.bool()
+    reward = _reward(values, token_level_rewards, response_mask, is_labeled, final)
     labeled = _flags(is_labeled, values)
-    returns = torch.where(valid, torch.where(labeled[:, None], reward[:, None], values), 0)
+    returns = torch.where(spread(labeled, rows.lengths), spread(reward, rows.lengths), rows.flat)
     reward = torch.where(labeled, reward, reward.clamp(-1, 1))
     prompts, sessions = _as_list(uid), range(len(reward)) if sessions is None else sessions
-    rows = zip(prompts, sessions, valid.any(dim=1).tolist(), strict=True)
-    sizes = Counter(prompt for prompt, _ in {(prompt, session) for prompt, session, real in rows if real})
-    alone = torch.tensor([sizes[prompt] < 2 for prompt in prompts], device=values.device)
-    advantages = group_advantage(reward, prompts, response_mask, sessions)
-    return torch.where(alone[:, None], 0, advantages), returns
+    outputs = zip(prompts, sessions, (last_token(response_mask) > 0).tolist(), strict=True)
+    sizes = Counter(prompt for prompt, _ in {(prompt, session) for prompt, session, real in outputs if real})
+    in_group = torch.tensor([sizes[prompt] > 1 for prompt in prompts], device=values.device)
+    advantages = Rows.of(group_advantage(reward, prompts, response_mask, sessions)).flat
+    clear_(advantages, spread(in_group, rows.lengths))
+    return rows.holding(advantages).tensor, rows.holding(clear_(returns, valid)).tensor
 
 
 def last_token_reward(reward: Tensor, response_mask: Tensor) -> Tensor:
     """(B, T) ``reward`` (B,) on each row's last valid token, 0 elsewhere: how both functions above take it."""
-    tokens = torch.zeros(response_mask.shape, dtype=reward.dtype)
-    valid = response_mask.bool()
-    last = (valid * torch.arange(1, valid.shape[1] + 1)).amax(dim=1)
-    rows = last > 0
-    tokens[rows.nonzero().squeeze(1), last[rows] - 1] = reward[rows]
-    return tokens
+    rows, last = Rows.of(response_mask), last_token(response_mask)
+    tokens, some = zeros(len(rows.flat), reward.dtype), np.flatnonzero(last)
+    tokens[torch.from_numpy((rows.offsets[:-1] + last - 1)[some])] = reward[torch.from_numpy(some)]
+    return rows.holding(tokens).tensor
 
 
 def mixed_groups(outcome: npt.ArrayLike, prompts: Sequence[Hashable]) -> npt.NDArray[np.bool_]:
@@ -187,14 +187,16 @@ def _aggregate(error: Tensor, mask: Tensor, loss_agg_mode: str) -> Tensor:
 
 
 def _reward(
-    values: Tensor, token_level_rewards: Tensor, valid: Tensor, is_labeled: Flags, final: Tensor | None
+    values: Tensor, token_level_rewards: Tensor, response_mask: Tensor, is_labeled: Flags, final: Tensor | None
 ) -> Tensor:
     """(B,) R: the true reward on labelled rows, the last valid entry of ``values``, V(x, y_1:T-1), on the others."""
     if final is None:
-        # A dummy V(x, y_1:T), which before_last_token never reads, completes verl's T columns.
-        final = final_value(torch.nn.functional.pad(values, (0, 1)), valid, "before_last_token")
-    true_reward = _masked_sum(token_level_rewards, valid).to(values.dtype)
-    return torch.where(_flags(is_labeled, values), true_reward, final)
+        last, rows = last_token(response_mask), Rows.of(values)
+        some, final = np.flatnonzero(last), zeros(len(last), values.dtype)
+        final[torch.from_numpy(some)] = rows.flat[torch.from_numpy((rows.offsets[:-1] + last - 1)[some])]
+    given = Rows.of(token_level_rewards)
+    valid = given.holding(torch.where(Rows.of(response_mask).flat.bool(), given.flat, 0))
+    return torch.where(_flags(is_labeled, values), torch.from_numpy(valid.reduce(np.add)).to(values.dtype), final)
 
 
 def _masked_sum(x: Tensor, mask: Tensor) -> Tensor:
@@ -206,7 +208,7 @@ def _flags(is_labeled: Flags, values: Tensor) -> Tensor:
     if not isinstance(is_labeled, torch.Tensor):
         # bool() of an object array's entries, as verl's non-tensor batch holds them
         is_labeled = torch.from_numpy(np.asarray(is_labeled).astype(bool))
-    return is_labeled.reshape(values.shape[0]).bool().to(values.device)
+    return is_labeled.reshape(len(values)).bool().to(values.device)
 
 
 def _as_list(uid: Ids) -> list[Hashable]:

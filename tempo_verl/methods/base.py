@@ -60,7 +60,10 @@ class Plan:
 
 
 class Samples(Protocol):
-    """Rollouts of one stream, in a fixed row order: B rows of up to T tokens.
+    """Rollouts of one stream, in a fixed row order: B rows, of T_i tokens.
+
+    Tensors with a number for each token are jagged, (B, T_i): rows of their own lengths, without padding. All functions
+    of ``tempo_verl.algo`` take them; ``tempo_verl.algo.jagged`` has what else there is to do with them.
 
     A row is one output of an agent-loop session. Most sessions have one; a loop of several turns may have more. A
     session is one response: it has one answer, one verdict and one reward, those of its last output.
@@ -88,7 +91,7 @@ class Samples(Protocol):
 
     @property
     def response_mask(self) -> Tensor:
-        """(B, T) int64, 1 on the policy's own tokens."""
+        """Jagged (B, T_i) bool, True on the policy's own tokens."""
 
     @property
     def verdicts(self) -> Tensor:
@@ -123,18 +126,15 @@ class Samples(Protocol):
         Of a session with several outputs in ``part``, the value of the last one.
         """
 
-    def write(self, **fields: Tensor | list[Tensor]) -> None:
-        """Store fields for the workers: a (B, ...) tensor as it is, a list of B tensors as a jagged one."""
-
-    def unpadded(self, padded: Tensor) -> list[Tensor]:
-        """The rows of a (B, T) tensor cut to their own length."""
+    def write(self, **fields: Tensor) -> None:
+        """Store fields for the workers, (B, ...) or jagged, as they are; bool masks of tokens as int64."""
 
 
 class Critic(Protocol):
     """The critic V(x, y_1:t), as an estimate of P(right)."""
 
     def values(self, samples: Samples) -> Tensor:
-        """(B, T + 1) V(x, y_1:t), t = 0..T, of the critic as it is now."""
+        """Jagged (B, T_i + 1) float32 V(x, y_1:t), t = 0..T, of the critic as it is now."""
 
     def measure(self, samples: Samples) -> Tensor:
         """Values as above. How well they agree with the verdicts of labelled ``samples`` is logged."""
@@ -156,7 +156,7 @@ class Policy(Protocol):
         """(B,) ``tempo.shaping``, 0 or below. For the policy alone: no accuracy and no critic learns of them."""
 
     def store(self, samples: Samples, reward: Tensor, advantages: Tensor, values: Tensor | None) -> None:
-        """Write reward (B,), advantages (B, T) and values (B, T + 1) where verl's losses and metrics read them."""
+        """Write reward (B,), advantages (B, T_i), values (B, T_i + 1) where verl's losses and metrics read them."""
 
     def update(self, samples: Samples) -> None:
         """verl's policy update on what is stored: old and reference log-probabilities, then the actor."""
@@ -200,8 +200,8 @@ class Trained:
         samples: the rows that were trained on; verl logs their metrics.
         unlabeled: (N,) positions of the real unlabelled rows in them; None if the policy did not learn on D_U.
         reward: (B,) R of each row's session, without penalties.
-        advantages: (B, T).
-        values: (B, T + 1); None without a critic.
+        advantages: jagged (B, T_i).
+        values: jagged (B, T_i + 1); None without a critic.
     """
 
     samples: Samples
@@ -286,17 +286,17 @@ class Method(ABC):
         """(B,) the critic's P(right) of whole responses.
 
         Args:
-            values: (B, T + 1).
-            response_mask: (B, T).
+            values: (B, T_i + 1).
+            response_mask: (B, T_i).
         """
         return final_value(values, response_mask, self.settings.final_value)
 
     def advantages(self, samples: Samples, reward: Tensor, values: Tensor | None) -> Tensor:
-        """(B, T) A_t = R - V(x, y_1:t-1), or R against the other responses to the prompt (``tempo.advantage``).
+        """(B, T_i) A_t = R - V(x, y_1:t-1), or R against the other responses to the prompt (``tempo.advantage``).
 
         Args:
             reward: (B,) R.
-            values: (B, T + 1); None without a critic.
+            values: (B, T_i + 1); None without a critic.
         """
         if self.settings.advantage == "group":
             return group_advantage(reward, samples.prompts, samples.response_mask, samples.sessions)
@@ -304,14 +304,14 @@ class Method(ABC):
         return advantage(values, reward, samples.response_mask, whiten_advantage=self.settings.whiten)
 
     def values(self, round: Round, samples: Samples) -> Tensor | None:
-        """(B, T + 1) the critic's values in ``tempo.value_range``; None without a critic."""
+        """(B, T_i + 1) the critic's values in ``tempo.value_range``; None without a critic."""
         return None if round.critic is None else clip_values(round.critic.values(samples), self.settings.value_range)
 
     def final_value(self, samples: Samples, values: Tensor) -> Tensor:
         """(B,) V(x, y_1:T) at the end of each row's session (``tempo.final_value``); 0 on synthetic rows.
 
         Args:
-            values: (B, T + 1).
+            values: (B, T_i + 1).
         """
         return samples.align(samples, final_value(values, samples.response_mask, self.settings.final_value))
 
@@ -334,7 +334,7 @@ class Method(ABC):
         Args:
             samples: from :meth:`batch`.
             reward: (B,) R of the unlabelled rows.
-            values: (B, T + 1); None without a critic.
+            values: (B, T_i + 1); None without a critic.
             guided: the labelled part of the batch, whose reward is its verdicts.
         """
         unlabeled = np.flatnonzero(samples.real)
@@ -347,7 +347,7 @@ class Method(ABC):
         return Trained(samples, unlabeled, reward, advantages, values)
 
     def learn(self, round: Round, samples: Samples, reward: Tensor, values: Tensor | None) -> Tensor:
-        """Update the policy on ``samples`` unless the plan says otherwise. Returns the (B, T) advantages."""
+        """Update the policy on ``samples`` unless the plan says otherwise. Returns the (B, T_i) advantages."""
         shaped = reward + round.policy.penalties(samples)
         advantages = self.advantages(samples, shaped, values)
         round.policy.store(samples, shaped, advantages, values)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from tempo_verl.algo.advantage import final_value
+from tempo_verl.algo.advantage import final_value, on_tokens
+from tempo_verl.algo.jagged import Rows
 from tempo_verl.algo.official import em_outcome_advantage, em_token_advantage, last_token_reward, mixed_groups
 from tempo_verl.methods.base import Method, Needs, Options, Round, Trained
 
@@ -60,21 +61,22 @@ class Official(Method):
         is_labeled = np.zeros(len(samples), dtype=bool)
         is_labeled[samples.find(labeled)] = True
         reward = last_token_reward(samples.align(drawn, 2 * outcome - 1), mask)
+        columns = Rows.of(values).without_last().tensor  # verl's T
         credit = em_outcome_advantage if self.options.advantage == "em" else em_token_advantage
         groups = {"uid": samples.prompts, "sessions": samples.sessions} if self.options.advantage == "em" else {}
         final = samples.align(samples, final_value(values, mask, "before_last_token"))
-        advantages, returns = credit(values[:, :-1], reward, mask, is_labeled, final=final, **groups)
+        advantages, returns = credit(columns, reward, mask, is_labeled, final=final, **groups)
 
         samples.write(
-            values=samples.unpadded(values[:, :-1]),
-            advantages=samples.unpadded(advantages),
-            returns=samples.unpadded(returns),
-            rm_scores=samples.unpadded(reward),
-            loss_mask=samples.unpadded(mask * torch.from_numpy(is_labeled)[:, None]),
+            values=columns,
+            advantages=advantages,
+            returns=returns,
+            rm_scores=reward,
+            loss_mask=on_tokens(torch.from_numpy(is_labeled), mask),
         )
         with round.log.time("update_critic"):
             round.critic.train(samples)
-        samples.write(loss_mask=samples.unpadded(mask))
+        samples.write(loss_mask=mask)
         round.policy.update(samples)
         unlabeled = samples.find(round.unlabeled)
         return Trained(samples, unlabeled, final, advantages, values)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only module that touches TransferQueue: rollouts as tensors on this side, nested fields by key on the other."""
+"""The only module that touches TransferQueue: rollouts in a fixed order on this side, fields by key on the other.
+
+Token-level fields are jagged on both: rows of their own lengths, without padding.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,10 @@ import transfer_queue as tq
 from tensordict import NonTensorStack, TensorDict
 from transfer_queue import KVBatchMeta
 
+from tempo_verl.algo.jagged import Rows, converted, of_rows
 from tempo_verl.errors import UserError
 from tempo_verl.rewards import SECONDS, one_spelling
+from tempo_verl.trainer.guard import check_range
 
 IMAGES = "multi_modal_inputs"  # the only Python objects that a training worker reads
 # Fields that no pass of the policy, and none of the critic, reads. A worker cuts all that it is sent into mini-batches,
@@ -44,6 +49,8 @@ class Samples:
     # name -> key -> value: what rollouts have stored, read once and handed on to whatever holds the same rows
     known: dict[str, dict[str, Any]] = field(default_factory=lambda: defaultdict(dict), repr=False)
     timeout: float = SECONDS  # for a comparison of two answers
+    # keys of the round, in whatever part of it, whose loss_mask is no longer the response mask that it begins as
+    remasked: set[str] = field(default_factory=set, repr=False)
 
     def __len__(self) -> int:
         return len(self.meta)
@@ -54,7 +61,7 @@ class Samples:
 
     def of(self, meta: KVBatchMeta) -> Samples:
         """Samples of ``meta``, which knows of these rows, or of them and others."""
-        return Samples(meta, self.known, self.timeout)
+        return Samples(meta, self.known, self.timeout, self.remasked)
 
     def by_session(self) -> Samples:
         """One row for each session, its last output; no synthetic rows."""
@@ -104,36 +111,30 @@ class Samples:
         """Fields as stored: jagged for token-level ones."""
         return tq.kv_batch_get(keys=self.meta.keys, partition_id=self.meta.partition_id, select_fields=list(names))
 
-    def read_once(self, name: str) -> list[Any]:
-        """A field that nobody writes again, one tensor or Python object a row."""
+    def read_once(self, name: str, dtype: torch.dtype | None = None) -> list[Any]:
+        """A field that nobody writes again, one tensor (in ``dtype``) or Python object a row."""
         known = self.known[name]
         missing = [key for key in self.meta.keys if key not in known]
         if missing:
             column = self.of(self.meta.select_keys(missing)).read(name)[name]
-            values = column.unbind() if isinstance(column, torch.Tensor) else [getattr(v, "data", v) for v in column]
-            known.update(zip(missing, values, strict=True))
+            known.update(zip(missing, _unbound(column, dtype), strict=True))
         return [known[key] for key in self.meta.keys]
 
-    def write(self, **fields: torch.Tensor | list[torch.Tensor]) -> None:
-        """Store fields: a (B, ...) tensor as it is, a list of B tensors as a jagged one."""
-        stored = {name: as_jagged(value) if isinstance(value, list) else value for name, value in fields.items()}
-        self._check_finite(stored)
+    def write(self, **fields: torch.Tensor) -> None:
+        """Store fields, (B, ...) or jagged, as they are; bool masks of tokens as int64, as verl's own are.
+
+        Raises:
+            UserError: numbers that are not finite; all that is trained on comes by here.
+        """
+        for name, column in fields.items():
+            check_range(name, column, None, self)
+        if "loss_mask" in fields:
+            self.remasked.update(self.meta.keys)
         tq.kv_batch_put(
             keys=self.meta.keys,
             partition_id=self.meta.partition_id,
-            fields=TensorDict(stored, batch_size=len(self)),
+            fields=TensorDict({name: _as_stored(column) for name, column in fields.items()}, batch_size=len(self)),
         )
-
-    def _check_finite(self, fields: dict[str, torch.Tensor]) -> None:
-        """All that is trained on comes by here."""
-        for name, column in fields.items():
-            rows = column.unbind()
-            wrong = [key for key, row in zip(self.meta.keys, rows, strict=True) if not torch.isfinite(row).all()]
-            if wrong:
-                raise UserError(
-                    f"{name} of {len(wrong)} of {len(self)} responses are not finite (first: response {wrong[0]}), so "
-                    "nothing was trained on them; lower the learning rates, and go on from the last checkpoint"
-                )
 
     def clear(self) -> None:
         """Drop these rows from the queue."""
@@ -159,20 +160,15 @@ class Samples:
         ends[[row for _, row in last.values()]] = True
         return ends & self.real
 
-    @cached_property
-    def _lengths(self) -> tuple[list[int], torch.Tensor]:
-        rows = self.read_once("response_mask")
-        return [len(row) for row in rows], torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-
     @property
     def response_lengths(self) -> list[int]:
         """Tokens of each response, tool turns included."""
-        return self._lengths[0]
+        return self.response_mask.offsets().diff().tolist()
 
-    @property
+    @cached_property
     def response_mask(self) -> torch.Tensor:
-        """(B, T) int64: 1 on the policy's own tokens; 0 on tool turns, padding, and all of a synthetic row."""
-        return self._lengths[1]
+        """Jagged (B, T_i) bool: True on the policy's own tokens, not on tool turns and a synthetic row's."""
+        return of_rows(self.read_once("response_mask", torch.bool))  # an eighth of the int64 in the queue
 
     @cached_property
     def prompts(self) -> list[str]:
@@ -218,33 +214,38 @@ class Samples:
         """(B,) the verifier of each row."""
         return [info["style"] for info in self.reward_info]
 
-    def unpadded(self, padded: torch.Tensor, extra: int = 0) -> list[torch.Tensor]:
-        """Rows of a (B, T + extra) tensor cut to their own length."""
-        return [row[: length + extra] for row, length in zip(padded, self.response_lengths, strict=True)]
 
-
-def final_values_of(full: torch.Tensor, response_lengths: list[int]) -> torch.Tensor:
+def response_values(full: torch.Tensor, response_lengths: np.ndarray) -> torch.Tensor:
     """The T + 1 response values of each row out of a critic pass over prompt and response.
 
     Args:
         full: jagged (B, prompt + response), one value after each input token.
-        response_lengths: tokens of each response.
+        response_lengths: (B,) int64, tokens of each response.
 
     Returns:
-        (B, T + 1) padded with 0: V(x), V(x, y_1), ..., V(x, y_1:T).
+        jagged (B, T_i + 1) float32: V(x), V(x, y_1), ..., V(x, y_1:T).
     """
+    found = Rows.of(full).last(response_lengths + 1)
+    return found.holding(converted(found.flat, torch.float32)).tensor
+
+
+def final_values_of(full: torch.Tensor, response_lengths: list[int]) -> torch.Tensor:
+    """As :func:`response_values`, (B, T + 1) padded with 0, for the small batch of a loss: the graph is kept."""
     rows = [row[-(length + 1) :] for row, length in zip(full.unbind(), response_lengths, strict=True)]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
-def select(meta: KVBatchMeta, prompts: set[str], timeout: float = SECONDS) -> Samples:
-    """The rows of a batch that answer one of ``prompts`` (uids), by prompt, session and output.
+def select(meta: KVBatchMeta, *prompts: set[str], timeout: float = SECONDS) -> list[Samples]:
+    """For each of ``prompts`` (uids) the rows of a batch that answer one of them, by prompt, session and output.
 
     Args:
         timeout: seconds for a comparison of two answers.
     """
-    found = [key for key in meta.keys if key.split("_")[0] in prompts]
-    return Samples(meta.select_keys(sorted(found, key=_in_order)), timeout=timeout)
+    parts, remasked = [], set[str]()
+    for uids in prompts:
+        found = [key for key in meta.keys if key.split("_")[0] in uids]
+        parts.append(Samples(meta.select_keys(sorted(found, key=_in_order)), timeout=timeout, remasked=remasked))
+    return parts
 
 
 def concatenate(*parts: Samples) -> Samples:
@@ -258,7 +259,9 @@ def concatenate(*parts: Samples) -> Samples:
     for part in parts:
         for name, values in part.known.items():
             known[name] |= values
-    return Samples(meta, known, parts[0].timeout)
+    shared = all(part.remasked is parts[0].remasked for part in parts)
+    remasked = parts[0].remasked if shared else set().union(*(part.remasked for part in parts))
+    return Samples(meta, known, parts[0].timeout, remasked)
 
 
 def of_keys(partition: str, rows: list[tuple[str, dict[str, Any]]]) -> Samples:
@@ -271,6 +274,23 @@ def put_back(partition: str, keys: list[str], tags: list[dict[str, Any]], fields
     columns = {name: _column(values) for name, values in fields.items()}
     put(partition, keys, tags, TensorDict(columns, batch_size=len(keys)))
     return of_keys(partition, list(zip(keys, tags, strict=True)))
+
+
+def _unbound(column: Any, dtype: torch.dtype | None) -> list[Any]:
+    """A column row by row, tensors in ``dtype``: views of one tensor."""
+    if not isinstance(column, torch.Tensor):
+        return [getattr(value, "data", value) for value in column]
+    if not column.is_nested and column.ndim != 2:
+        return list(column.unbind())
+    rows = Rows.of(column)
+    return list(converted(rows.flat, dtype or column.dtype).split_with_sizes(rows.lengths.tolist()))
+
+
+def _as_stored(column: torch.Tensor) -> torch.Tensor:
+    if column.dtype != torch.bool or column.ndim == 1:
+        return column
+    rows = Rows.of(column)
+    return rows.holding(converted(rows.flat, torch.int64)).tensor
 
 
 def _plain(column: Any) -> Any:

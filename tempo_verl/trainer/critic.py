@@ -28,7 +28,7 @@ class Critic:
         self._port, self._method, self._replay, self._number, self._log = port, method, replay, number, log
 
     def values(self, samples: Samples) -> torch.Tensor:
-        """(B, T + 1) V(x, y_1:t), t = 0..T, of the critic as it is now."""
+        """Jagged (B, T_i + 1) float32 V(x, y_1:t), t = 0..T, of the critic as it is now."""
         values = self._port.values(samples)
         check_range("the critic's values", values, None, samples)
         return values
@@ -48,10 +48,7 @@ class Critic:
 
         With ``tempo.calibration.replay`` it also learns from rollouts of earlier rounds.
         """
-        samples.write(
-            outcome=target.unsqueeze(-1),
-            loss_mask=samples.unpadded(position_mask(samples.response_mask), extra=1),
-        )
+        samples.write(outcome=target.unsqueeze(-1), loss_mask=position_mask(samples.response_mask))
         settings = self._method.settings
         if settings.calibration.replay.prompts:
             count = settings.calibration.replay.prompts * settings.labeled.n

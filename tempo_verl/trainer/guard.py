@@ -6,13 +6,18 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
+from tempo_verl.algo.jagged import Rows
 from tempo_verl.config.schema import Guard
 from tempo_verl.errors import UserError
 from tempo_verl.methods import Method
-from tempo_verl.trainer.batch import Samples
+
+if TYPE_CHECKING:
+    from tempo_verl.trainer.batch import Samples  # which checks all that it writes
 
 logger = logging.getLogger(__name__)
 
@@ -25,19 +30,25 @@ def check_range(name: str, values: torch.Tensor, limits: tuple[float, float] | N
 
     Args:
         name: what they are, in words.
-        values: (B, ...), 0 where nothing is meant.
+        values: (B,), (B, T) or jagged (B, T_i), 0 where nothing is meant. Integers are finite.
         limits: lowest and highest; None: any.
         samples: the B rows.
 
     Raises:
         UserError: how many rows are not, and the first.
     """
-    right = torch.isfinite(values)
+    if not values.is_floating_point() or not len(values):
+        return
+    rows = Rows.of(values if values.is_nested else values.reshape(len(values), -1))
+    if limits is None and torch.isfinite(rows.flat.sum()):  # a sum of finite numbers may not be, and is looked at
+        return
+    right = torch.isfinite(rows.flat)
     if limits is not None:
-        right &= (values >= limits[0] - TOLERANCE) & (values <= limits[1] + TOLERANCE)
-    wrong = (~right.reshape(len(values), -1)).any(1).nonzero().flatten().tolist()
-    if wrong:
-        first = values[wrong[0]].flatten()[~right[wrong[0]].flatten()][0].item()
+        right &= (rows.flat >= limits[0] - TOLERANCE) & (rows.flat <= limits[1] + TOLERANCE)
+    found = (~right).nonzero().flatten()
+    if len(found):
+        first = rows.flat[found[0]].item()
+        wrong = np.unique(np.searchsorted(rows.offsets, found.numpy(), side="right") - 1)
         meant, remedy = "finite numbers", DIVERGED
         if limits is not None and math.isfinite(first):
             meant = f"numbers from {limits[0]:g} to {limits[1]:g}"

@@ -12,6 +12,7 @@ import torch
 from tempo_verl.algo.advantage import final_value
 from tempo_verl.algo.calibration import calibration_metrics, position_mask
 from tempo_verl.algo.evaluation import distinct_answers, question_measures
+from tempo_verl.algo.jagged import Rows, first_entries, spread, tokens_of
 from tempo_verl.methods import Trained
 from tempo_verl.rewards import SECONDS, one_spelling
 from tempo_verl.trainer.log import Log
@@ -32,44 +33,44 @@ def labeled_metrics(final_value: np.ndarray, correct: np.ndarray) -> dict[str, f
     return prefixed("tempo/labeled", calibration_metrics(final_value, correct))
 
 
-def measure_policy(trained: Trained, has_entropy: bool, log: Log) -> None:
+def measure_policy(trained: Trained, has_entropy: bool, mean_entropy: bool, log: Log) -> None:
     """Log what the policy was trained on, real unlabelled rows only, and a few numbers of each of them.
 
     Args:
-        has_entropy: the update has left the (B, T) entropy in the queue. Else the actor's own mean is taken, if it was
-            asked for one.
+        has_entropy: the update has left the (B, T_i) entropy in the queue. Else the actor's own mean is taken, if it
+            was asked for one.
+        mean_entropy: verl has logged the mean over the batch as ``actor/entropy``: that is it, where no others are in.
     """
     rows, samples = trained.unlabeled, trained.samples
     if rows is None:
         return
     ends = rows[samples.ends[rows]]  # one row a session
-    no_others = np.array_equal(rows, np.arange(len(samples)))
-
-    def those(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor if no_others else tensor[rows]  # a copy of the largest tensors of a round
-
-    mask, answers = those(samples.response_mask), None
-    reward, advantages = those(trained.reward), those(trained.advantages)
-    values = None if trained.values is None else those(trained.values)
+    chosen = np.zeros(len(samples), dtype=bool)
+    chosen[rows] = True
+    mask, entropy, answers = samples.response_mask, None, None
     if all("pred" in info for info in samples.reward_info):  # else another reward manager is in use
         every = samples.answers
         answers = [every[row] for row in ends]
-    entropy = those(samples.read("entropy")["entropy"].to_padded_tensor(0.0)) if has_entropy else None
+    if mean_entropy and np.array_equal(chosen, samples.real):
+        entropy = log.metrics["actor/entropy"]
+    elif has_entropy:
+        stored, flat = Rows.of(samples.read("entropy")["entropy"]), mask.values()
+        entropy = stored.flat[flat & spread(torch.from_numpy(chosen), stored.lengths)].mean().item()
+    else:
+        entropy = log.metrics.get("actor/entropy_loss")
     log.metrics.update(
         unlabeled_metrics(
             reward=trained.reward[ends],
-            baseline_error=None if values is None else reward - values[:, 0],
-            advantages=advantages,
-            response_mask=mask,
+            baseline_error=None if trained.values is None else (trained.reward - first_entries(trained.values))[rows],
+            advantage_positive=positive_share(trained.advantages, mask, chosen),
+            tokens=int(tokens_of(mask)[rows].sum()),
             entropy=entropy,
             answers=answers,
             prompts=[samples.prompts[row] for row in ends],
         )
     )
-    if entropy is None and "actor/entropy_loss" in log.metrics:
-        log.metrics["tempo/unlabeled/entropy"] = log.metrics["actor/entropy_loss"]
-    found = row_summaries(reward, advantages, mask, values)
-    log.arrays.update({f"unlabeled_{name}": array for name, array in found.items()})
+    for name, column in row_summaries(trained.reward, trained.advantages, mask, trained.values).items():
+        log.arrays[f"unlabeled_{name}"] = column[rows]  # numbers are picked, not tensors of tokens
     log.arrays["unlabeled_key"] = np.array([samples.meta.keys[row] for row in rows], dtype=str)
 
 
@@ -80,41 +81,72 @@ def row_summaries(
 
     Args:
         reward: (N,) R.
-        advantages, response_mask: (N, T).
-        values: (N, T + 1); None without a critic.
+        advantages, response_mask: (N, T), padded or jagged.
+        values: (N, T + 1), likewise; None without a critic.
 
     Returns:
         (N,) each: ``reward``; ``length``, the policy's own tokens; ``advantage``, its mean over them; with a critic
         ``value_first`` V(x), ``value_final`` V(x, y_1:T), and ``value_mean``, ``value_min`` and ``value_max`` over the
         positions t = 0..T. Of a row without tokens all but the reward is 0.
     """
-    mask = response_mask.bool()
-    length = mask.sum(dim=1)
-    found = {
-        "reward": reward,
-        "length": length,
-        "advantage": torch.where(mask, advantages, 0).sum(dim=1) / length.clamp(min=1),
-    }
+    length, mask, positions = tokens_of(response_mask), None, None
+    if length.sum() < len(Rows.of(response_mask).flat):  # else there is nothing to leave out
+        mask, positions = Rows.of(response_mask), Rows.of(position_mask(response_mask))
+    (total,) = _over(Rows.of(advantages), mask, (np.add, 0.0))
+    found = {"reward": reward.numpy(), "length": length, "advantage": total / np.maximum(length, 1).astype(total.dtype)}
     if values is not None:
-        here = position_mask(mask)
-        found |= {
-            "value_first": values[:, 0],
-            "value_final": final_value(values, mask),
-            "value_mean": torch.where(here, values, 0).sum(dim=1) / (length + 1),
-            "value_min": values.masked_fill(~here, torch.inf).amin(dim=1),
-            "value_max": values.masked_fill(~here, -torch.inf).amax(dim=1),
+        kinds = (np.add, 0.0), (np.minimum, np.inf), (np.maximum, -np.inf)
+        total, lowest, highest = _over(Rows.of(values), positions, *kinds)
+        of_values = {
+            "value_first": first_entries(values).numpy(),
+            "value_final": final_value(values, response_mask).numpy(),
+            "value_mean": total / (length + 1).astype(total.dtype),
+            "value_min": lowest,
+            "value_max": highest,
         }
-        found |= {name: found[name].masked_fill(length == 0, 0) for name in found if name.startswith("value")}
-    return {name: column.numpy() for name, column in found.items()}
+        found |= {name: np.where(length == 0, 0, column) for name, column in of_values.items()}
+    return found
+
+
+def _over(rows: Rows, mask: Rows | None, *kinds: tuple[np.ufunc, float]) -> list[np.ndarray]:
+    """(B,) of each kind: a reduction of each row over its mask, and what stands in for the entries outside."""
+    found: list[list[np.ndarray]] = [[] for _ in kinds]
+    for part, here in rows.blocks():
+        entries, offsets = rows.flat[here], rows.offsets[part.start : part.stop + 1] - here.start
+        hidden = np.zeros(0, dtype=bool) if mask is None else ~mask.flat[here].bool().numpy()
+        if some := hidden.any():
+            entries = entries.clone()
+        for (function, outside), into in zip(kinds, found, strict=True):
+            if some:
+                np.copyto(entries.numpy(), outside, where=hidden)
+            into.append(Rows(entries, offsets).reduce(function, outside))
+    return [np.concatenate(columns) if columns else np.zeros(0, dtype=np.float32) for columns in found]
+
+
+def positive_share(advantages: torch.Tensor, response_mask: torch.Tensor, chosen: np.ndarray) -> float:
+    """Share of the policy's own tokens in some rows whose advantage is above 0; nan without any.
+
+    Args:
+        advantages, response_mask: (B, T), padded or jagged.
+        chosen: (B,) bool, the rows.
+    """
+    rows, mask, positive, total = Rows.of(advantages), Rows.of(response_mask), 0, 0
+    for part, here in rows.blocks():
+        valid = mask.flat[here].bool()
+        if not chosen[part].all():
+            valid = valid & spread(torch.from_numpy(chosen[part]), rows.lengths[part])
+        positive += int(np.count_nonzero((rows.flat[here].numpy() > 0) & valid.numpy()))
+        total += int(np.count_nonzero(valid.numpy()))
+    return float(np.float32(positive) / np.float32(total)) if total else float("nan")
 
 
 def unlabeled_metrics(
     *,
     reward: torch.Tensor,
     baseline_error: torch.Tensor | None,
-    advantages: torch.Tensor,
-    response_mask: torch.Tensor,
-    entropy: torch.Tensor | None,
+    advantage_positive: float,
+    tokens: int,
+    entropy: float | None,
     answers: Sequence[str | None] | None,
     prompts: Sequence[str],
 ) -> dict[str, float]:
@@ -123,8 +155,9 @@ def unlabeled_metrics(
     Args:
         reward: (S,) R.
         baseline_error: (N,) R - V(x), V(x) the critic's guess before the row; None without a critic.
-        advantages, response_mask: (N, T); the advantages as the actor sees them.
-        entropy: (N, T) policy entropy in nats, or None if it was not computed.
+        advantage_positive: share of the tokens whose advantage, as the actor sees it, is above 0.
+        tokens: of the policy's own in the N rows.
+        entropy: the policy's mean over them in nats, or None if it was not computed.
         answers: (S,) extracted answers; None if the reward manager in use does not tell them.
         prompts: (S,) uid of each session's prompt.
 
@@ -134,12 +167,11 @@ def unlabeled_metrics(
     """
     if len(reward) == 0:
         return {}
-    mask = response_mask.bool()
     metrics = {
         "reward_mean": reward.mean().item(),
         "reward_std": reward.std(unbiased=False).item(),
-        "advantage_positive": (advantages[mask] > 0).float().mean().item(),
-        "response_length": (mask.sum().float() / len(reward)).item(),
+        "advantage_positive": advantage_positive,
+        "response_length": float(np.float32(tokens) / np.float32(len(reward))),
     }
     if baseline_error is not None:
         metrics["baseline_error"] = baseline_error.square().mean().sqrt().item()
@@ -150,7 +182,7 @@ def unlabeled_metrics(
         metrics["distinct_answers"] = float(np.mean([distinct_answers(group) for group in by_prompt.values()]))
         metrics["no_answer"] = float(np.mean([answer is None for answer in answers]))
     if entropy is not None:
-        metrics["entropy"] = entropy[mask].mean().item()
+        metrics["entropy"] = entropy
     return prefixed("tempo/unlabeled", metrics)
 
 

@@ -8,6 +8,8 @@ import math
 import torch
 from omegaconf import DictConfig
 
+from tempo_verl.algo.advantage import on_tokens
+from tempo_verl.algo.jagged import Rows, tokens_of
 from tempo_verl.algo.official import last_token_reward
 from tempo_verl.algo.shaping import format_penalty, length_penalty, overlong_penalty
 from tempo_verl.methods import Method
@@ -38,7 +40,7 @@ class Policy:
         total = torch.zeros(len(samples))
         if not shaping.configured:
             return total
-        own, longest = samples.response_mask.sum(-1).tolist(), dict.fromkeys(samples.sessions, 0)
+        own, longest = tokens_of(samples.response_mask).tolist(), dict.fromkeys(samples.sessions, 0)
         for session, tokens in zip(samples.sessions, own, strict=True):
             longest[session] = max(longest[session], tokens)
         lengths = torch.tensor([longest[session] for session in samples.sessions])
@@ -55,15 +57,18 @@ class Policy:
     def store(
         self, samples: Samples, reward: torch.Tensor, advantages: torch.Tensor, values: torch.Tensor | None
     ) -> None:
-        """Write reward (B,), advantages (B, T) and values (B, T + 1) where verl's losses and metrics read them."""
-        mask = samples.response_mask
+        """Write reward (B,), advantages (B, T_i) and values (B, T_i + 1) where verl's losses and metrics read them."""
+        mask, more = samples.response_mask, {}
         check_range("rewards", reward, reward_limits(self._method), samples)
+        if values is not None:
+            more["values"] = Rows.of(values).without_last().tensor
+        if not samples.remasked.isdisjoint(samples.meta.keys):  # by an E-step; rollouts come with it
+            more["loss_mask"] = mask
         samples.write(
-            advantages=samples.unpadded(advantages),
-            returns=samples.unpadded(reward.unsqueeze(-1) * mask),
-            rm_scores=samples.unpadded(last_token_reward(reward, mask)),
-            loss_mask=samples.unpadded(mask),
-            **({} if values is None else {"values": samples.unpadded(values[:, :-1])}),
+            advantages=advantages,
+            returns=on_tokens(reward, mask),
+            rm_scores=last_token_reward(reward, mask),
+            **more,
         )
 
     def update(self, samples: Samples) -> None:

@@ -23,8 +23,9 @@ from verl.utils.metric import reduce_metrics
 from verl.utils.py_functional import rename_dict
 from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions, log_seqlen_unbalance
 
+from tempo_verl.algo.jagged import Rows, pad, unpad
 from tempo_verl.config.layout import Role, roles
-from tempo_verl.trainer.batch import NOT_FOR_ACTOR, NOT_FOR_CRITIC, KVBatchMeta, Samples, final_values_of, select
+from tempo_verl.trainer.batch import NOT_FOR_ACTOR, NOT_FOR_CRITIC, KVBatchMeta, Samples, response_values, select
 from tempo_verl.trainer.correction import corrects, rollout_correction
 from tempo_verl.trainer.log import Log
 
@@ -82,7 +83,7 @@ class Port:
     def collect(self, number: int, *submitted: set[str]) -> tuple[list[Samples], dict[str, float]]:
         """Wait for all of these prompts. Returns the responses to each of the sets, and verl's metrics."""
         batch, metrics = self._collect(number, set().union(*submitted))
-        return [select(batch, prompts, self.config.tempo.verifier.timeout) for prompts in submitted], metrics
+        return select(batch, *submitted, timeout=self.config.tempo.verifier.timeout), metrics
 
     def collect_in_round(self, number: int, log: Log, *submitted: set[str]) -> list[Samples]:
         """As :meth:`collect`, with verl's hooks of a training step: afterwards the inference engine sleeps."""
@@ -157,10 +158,10 @@ class Port:
     # ------------------------------------------------------------------ the critic
 
     def values(self, samples: Samples) -> torch.Tensor:
-        """(B, T + 1) values V(x, y_1:t), t = 0..T, of the critic as it is now."""
+        """Jagged (B, T_i + 1) float32 values V(x, y_1:t), t = 0..T, of the critic as it is now."""
         request = samples.request(NOT_FOR_CRITIC, compute_loss=False, temperature=self._temperature)
         ray.get(self._critic.infer_batch(request).futures)
-        return final_values_of(samples.read("values")["values"].float(), samples.response_lengths)
+        return response_values(samples.read("values")["values"], Rows.of(samples.response_mask).lengths)
 
     def train_critic(self, samples: Samples, *, mini_batch: int, epochs: int, number: int) -> dict[str, float]:
         """Updates of ``mini_batch`` rows by the loss that was set. Returns verl's metrics."""
@@ -198,7 +199,7 @@ class Port:
             with self._unchanged("critic"):
                 self._update_actor(rows.request(NOT_FOR_ACTOR), metrics=log.metrics)
         if corrects(correction) and correction.rollout_rs is not None:
-            samples.write(response_mask=samples.unpadded(mask))
+            samples.write(response_mask=mask)
 
     def _correct_rollout(self, samples: Samples, correction: DictConfig, log: Log) -> None:
         """Store the weights and the mask that the actor's loss reads.
@@ -206,15 +207,15 @@ class Port:
         The loss is divided by the sum of ``loss_mask``, which stays: a rejected token counts as 0 in the mean, as in
         verl's own trainer, and a mini-batch that is rejected as a whole changes nothing.
         """
-        stored = samples.read("old_log_probs", "rollout_log_probs").to_padded_tensor()
-        fields, metrics = rollout_correction(
-            stored["old_log_probs"],
-            stored["rollout_log_probs"],
-            samples.response_mask,
+        stored, mask = samples.read("old_log_probs", "rollout_log_probs"), samples.response_mask
+        fields, metrics = rollout_correction(  # verl's, which knows padded tensors alone
+            pad(stored["old_log_probs"]),
+            pad(stored["rollout_log_probs"]),
+            pad(mask).long(),
             correction,
         )
         log.metrics.update(metrics)
-        samples.write(**{name: samples.unpadded(field) for name, field in fields.items()})
+        samples.write(**{name: unpad(field, mask) for name, field in fields.items()})
 
     @contextmanager
     def _unchanged(self, role: str) -> Iterator[None]:
@@ -236,6 +237,11 @@ class Port:
     def computes_entropy(self) -> bool:
         """Whether old log-probabilities, and with them the entropy, are computed (``bypass_mode`` is off)."""
         return not self.config.algorithm.rollout_correction.bypass_mode
+
+    @property
+    def logs_mean_entropy(self) -> bool:
+        """Whether verl's ``actor/entropy`` is then the mean over all of the policy's own tokens in the batch."""
+        return self.computes_entropy and self.config.actor_rollout_ref.actor.loss_agg_mode == "token-mean"
 
     @property
     def _temperature(self) -> float:

@@ -81,7 +81,7 @@ class TempoTrainer(PPOTrainerSync):
 
         trained = self.method.step(Round(number, plan, labeled, unlabeled, critic, policy, log))
 
-        measure_policy(trained, self.port.computes_entropy, log)
+        measure_policy(trained, self.port.computes_entropy, self.port.logs_mean_entropy, log)
         if trained.unlabeled is not None:
             learnt = trained.samples.rows(trained.unlabeled)
             rows = learnt.by_session()

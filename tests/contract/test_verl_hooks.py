@@ -319,6 +319,15 @@ def test_verls_own_trainer_corrects_rollouts_in_what_is_not_called_here() -> Non
     assert "loss_mask" not in source  # the loss is divided by all tokens, rejected ones too
 
 
+def test_rollouts_and_synthetic_rows_come_with_a_loss_mask() -> None:
+    """The response mask, so that ``Policy.store`` writes it only where an E-step has written another one."""
+    rollouts = inspect.getsource(verl.trainer.ppo.v1.agent_loop_tq)
+    assert 'field["loss_mask"] = field["response_mask"]' in rollouts
+    synthetic = inspect.getsource(verl.trainer.ppo.padding_utils)
+    assert "response_mask=response_mask,\n        loss_mask=response_mask," in synthetic
+    assert "response_mask = torch.zeros_like(responses)" in synthetic
+
+
 def test_rows_are_selected_by_key_with_their_tags() -> None:
     keys = ["a_0_0", "b_0_0", "a_1_0"]
     meta = KVBatchMeta(keys=keys, tags=[{"seq_len": n} for n in range(3)], partition_id="train", extra_info={"t": 1.0})
@@ -328,10 +337,10 @@ def test_rows_are_selected_by_key_with_their_tags() -> None:
     with pytest.raises(RuntimeError):
         meta.select_keys(["c_0_0"])
 
-    ours = select(meta, {"a"}).meta
+    (ours,) = (part.meta for part in select(meta, {"a"}))
     assert ours.keys == ["a_0_0", "a_1_0"]
     several = KVBatchMeta(keys=["a_10_0", "a_2_10", "a_2_9"], tags=[{}] * 3, partition_id="train")
-    assert select(several, {"a"}).meta.keys == ["a_2_9", "a_2_10", "a_10_0"]
+    assert select(several, {"a"})[0].meta.keys == ["a_2_9", "a_2_10", "a_10_0"]
     ours.extra_info["t"] = 2.0
     assert meta.extra_info == {"t": 1.0}
 

@@ -40,6 +40,7 @@ def test_a_method_trains_as_recorded(traced, method: str) -> None:
     if os.environ.get("TEMPO_RECORD_TRACES"):
         file.write_text(json.dumps({"machine": traces.machine(), "rounds": rounds}))
     recorded = json.loads(file.read_text())
+    rounds, recorded["rounds"] = traces.unpadded(rounds), traces.unpadded(recorded["rounds"])
     here = traces.machine()
     if recorded["machine"] == here:
         differ = list(traces.differences(recorded["rounds"], rounds, None))
@@ -90,6 +91,21 @@ def test_a_number_that_became_nan_is_a_difference_and_one_that_stayed_nan_is_non
     nan = float("nan")
     assert list(traces.differences({"a": 1.0, "b": nan}, {"a": nan, "b": nan}, 0.1)) == ["a: nan, not 1.0"]
     assert list(traces.differences({"a": 1.0, "b": nan}, {"a": nan, "b": nan}, None)) == ["a: nan, not 1.0"]
+
+
+def test_what_lies_behind_a_response_is_no_difference_and_what_lies_within_is_one() -> None:
+    def a_round(advantages: list[float], values: list[float]) -> list[dict]:
+        arrays = {"unlabeled_mask": [[1, 0, 1, 0]], "unlabeled_advantages": [advantages], "unlabeled_values": [values]}
+        return traces.unpadded([{"metrics": {}, "weights": {}, "arrays": {**arrays, "labeled_value": [0.5]}}])
+
+    one = a_round([1.0, 0.5, 2.0, 0.5], [0.1, 0.2, 0.3, 0.4, 0.5])
+    other = a_round([1.0, 0.5, 2.0, 0.0], [0.1, 0.2, 0.3, 0.4, 0.0])
+    assert list(traces.differences(one, other, None)) == []
+    other = a_round([1.0, 0.0, 2.0, 0.5], [0.1, 0.2, 0.3, 0.0, 0.5])
+    assert list(traces.differences(one, other, None)) == [
+        "[0]/arrays/unlabeled_advantages[0][1]: 0.0, not 0.5",
+        "[0]/arrays/unlabeled_values[0][3]: 0.0, not 0.4",
+    ]
 
 
 def test_how_far_rows_are_padded_is_no_difference_on_another_machine() -> None:

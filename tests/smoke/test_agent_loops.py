@@ -17,6 +17,7 @@ from harness import Evidence
 from ray import cloudpickle
 from verl.workers.rollout.replica import TokenOutput
 
+from tempo_verl.algo.jagged import tokens_of
 from tempo_verl.errors import UserError
 from tempo_verl.tasks.running_sums import END, VOCABULARY
 from tempo_verl.trainer.batch import Samples
@@ -109,7 +110,7 @@ def test_sessions_that_failed_are_missing_and_others_are_whole(trainer) -> None:
     assert len(padded) > len(samples)
     assert padded.real.sum() == len(samples)
     assert sorted(padded.by_session().meta.keys) == sorted(samples.by_session().meta.keys)
-    assert padded.response_mask[~torch.from_numpy(padded.real)].sum() == 0
+    assert tokens_of(padded.response_mask)[~padded.real].sum() == 0
     values = torch.rand(len(padded))
     of_session = dict(zip(padded.by_session().sessions, values[torch.from_numpy(padded.ends)].tolist(), strict=True))
     assert padded.align(padded, values).tolist() == [of_session.get(session, 0.0) for session in padded.sessions]

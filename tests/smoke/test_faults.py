@@ -16,6 +16,8 @@ from harness import Evidence
 from ray import cloudpickle
 from verl.workers.rollout.replica import TokenOutput
 
+from tempo_verl.algo.advantage import on_tokens
+from tempo_verl.algo.jagged import tokens_of
 from tempo_verl.config.schema import Guard
 from tempo_verl.errors import UserError
 from tempo_verl.tasks.running_sums import END, VOCABULARY
@@ -127,7 +129,7 @@ def test_updates_without_a_finite_gradient_are_skipped_counted_and_end_the_run(
     update = Port.update_actor
 
     def explodes(port: Port, samples, *args) -> None:
-        samples.write(advantages=samples.unpadded(samples.response_mask * 3e38))
+        samples.write(advantages=on_tokens(torch.full((len(samples),), 3e38), samples.response_mask))
         update(port, samples, *args)
 
     monkeypatch.setattr(Port, "update_actor", explodes)
@@ -172,7 +174,7 @@ def test_odd_responses_are_trained_on_or_counted_as_missing(tour, compose) -> No
     assert set(lengths) <= {1, 2, LONGEST}
     assert lengths[LONGEST] == lengths[2] == lengths[1] == len(submitted)
     assert told == {"tempo/unlabeled/failed_prompts": 0, "tempo/unlabeled/partial_groups": len(submitted)}
-    assert samples.response_mask.sum(-1).min() > 0
+    assert tokens_of(samples.response_mask).min() > 0
     strict = Guard(max_missing_share=0.2, max_skipped_rounds=1, check_frozen=False)
     with pytest.raises(UserError, match="4 of 16 unlabeled responses did not arrive, more than"):
         check_groups("unlabeled", samples, len(submitted), 4, strict)

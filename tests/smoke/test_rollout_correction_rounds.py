@@ -11,6 +11,7 @@ import torch
 import traces
 from harness import equal
 
+from tempo_verl.algo.jagged import of_rows, pad
 from tempo_verl.trainer.port import Port
 
 CORRECTION = "algorithm.rollout_correction"
@@ -34,10 +35,10 @@ def apart(monkeypatch: pytest.MonkeyPatch) -> Callable[[torch.Tensor], list[dict
         def with_ratios(self, samples, correction, log) -> None:
             old = samples.read("old_log_probs")["old_log_probs"].unbind()
             off = [ratios.log().repeat(len(row))[: len(row)] for row in old]
-            samples.write(rollout_log_probs=[row - ratio for row, ratio in zip(old, off, strict=True)])
+            samples.write(rollout_log_probs=of_rows([row - ratio for row, ratio in zip(old, off, strict=True)]))
             correct(self, samples, correction, log)
             stored = samples.read(*FIELDS).to_padded_tensor()
-            read.append({name: stored[name] for name in FIELDS} | {"own": samples.response_mask})
+            read.append({name: stored[name] for name in FIELDS} | {"own": pad(samples.response_mask).long()})
 
         def looked_at(self, samples, *args) -> None:
             update(self, samples, *args)

@@ -125,7 +125,11 @@ def test_a_round_reads_its_critic_twice_and_one_of_e_steps_alone_once(train) -> 
     assert found.critic_passes == {1: 2}
     # nor does it read twice what the rollouts have stored
     assert {name for (name, _), times in found.reads[1].items() if times > 1} == set()
-    assert {"responses", "response_mask", "extra_fields", "values", "entropy"} <= {name for name, _ in found.reads[1]}
+    # nor the entropy, whose mean over the same tokens verl has logged
+    read = {name for name, _ in found.reads[1]}
+    assert {"responses", "response_mask", "extra_fields", "values"} <= read
+    assert "entropy" not in read
+    assert found.metrics[1]["tempo/unlabeled/entropy"] == found.metrics[1]["actor/entropy"]
     found = train("tempo", "tempo.calibration.warmup_rounds=1")
     assert found.critic_passes == {1: 1}
     assert found.changed(1, "critic")

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A round without verl: tensors in place of the queue, and a note of everything that a method asks for, in order."""
+"""A round without verl: tensors in place of the queue, and a note of everything that a method asks for, in order.
+
+Tests write tensors padded, as hands do; a method gets them jagged, as in the trainer. ``pad`` takes what it has made
+of them back.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tempo_verl.algo.jagged import Rows, of_rows, pad
 from tempo_verl.errors import UserError
 from tempo_verl.methods import Plan, Round
 from tempo_verl.rewards import one_spelling
@@ -23,7 +28,7 @@ class FakeSamples:
 
     Args:
         keys: (B,) ``<prompt>_<session>``, or ``<prompt>_<session>_<output>``.
-        mask: (B, T).
+        mask: (B, T), 0 behind a row's last token. All of a synthetic row is 0, and as long as the others.
         correct: (B,) verdicts; None: the rows came without an answer.
         texts: (B,) answers.
     """
@@ -60,7 +65,8 @@ class FakeSamples:
 
     @property
     def response_mask(self) -> Tensor:
-        return self.mask
+        lengths = [int(length) or self.mask.shape[1] for length in self.mask.sum(-1)]
+        return of_rows([row[:length].bool() for row, length in zip(self.mask, lengths, strict=True)])
 
     @property
     def verdicts(self) -> Tensor:
@@ -92,9 +98,6 @@ class FakeSamples:
         last = part.ends
         value_of = {name: value for name, value, end in zip(part.sessions, values.tolist(), last, strict=True) if end}
         return torch.tensor([value_of.get(session, 0.0) for session in self.sessions])
-
-    def unpadded(self, padded: Tensor) -> list[Tensor]:
-        return [row[: int(length)] for row, length in zip(padded, self.mask.sum(-1), strict=True)]
 
     def write(self, **fields: Any) -> None:
         self.written |= fields
@@ -141,11 +144,15 @@ class FakeRound:
     def values(self, samples: FakeSamples) -> Tensor:
         self.calls.append(f"values of {len(samples)}")
         known = self.after if self.fitted else self.before
-        return torch.tensor([known[key] for key in samples.keys])
+        return self._jagged(samples, known)
 
     def measure(self, samples: FakeSamples) -> Tensor:
         self.calls.append(f"measure {len(samples)}")
-        return torch.tensor([self.before[key] for key in samples.keys])
+        return self._jagged(samples, self.before)
+
+    def _jagged(self, samples: FakeSamples, known: dict[str, list[float]]) -> Tensor:
+        lengths = Rows.of(samples.response_mask).lengths.tolist()
+        return of_rows([torch.tensor(known[key][: n + 1]) for key, n in zip(samples.keys, lengths, strict=True)])
 
     def fit(self, samples: FakeSamples, target: Tensor) -> None:
         self.calls.append(f"fit {len(samples)} to {target.tolist()}")
@@ -153,7 +160,7 @@ class FakeRound:
 
     def train(self, samples: FakeSamples) -> None:
         self.calls.append(f"train {len(samples)}")
-        self.stored["critic_mask"] = samples.written["loss_mask"]
+        self.stored["critic_mask"] = samples.written["loss_mask"].unbind()
         self.fitted = True
 
     # the policy
@@ -176,7 +183,9 @@ class FakeRound:
 
     def store(self, samples: FakeSamples, reward: Tensor, advantages: Tensor, values: Tensor | None) -> None:
         self.calls.append("store")
-        self.stored |= {"reward": reward, "advantages": advantages, "values": values}
+        tokens = {"advantages": advantages} | ({} if values is None else {"values": values})
+        assert all(tensor.is_nested for tensor in tokens.values())
+        self.stored |= {"reward": reward} | {name: pad(tensor) for name, tensor in tokens.items()}
 
     def update(self, samples: FakeSamples) -> None:
         self.calls.append(f"update {len(samples)}")

@@ -11,6 +11,7 @@ import torch
 from fake_round import FakeRound, FakeSamples
 from fields import method_of
 
+from tempo_verl.algo.jagged import pad
 from tempo_verl.errors import UserError
 from tempo_verl.methods import Needs, find, known
 from tempo_verl.methods.ttrl import first_samples
@@ -67,7 +68,7 @@ def test_tempo_fits_its_critic_before_it_values_the_unlabelled_rows() -> None:
     assert fake.log.phases == ["e_step", "m_step"]
     assert trained.reward.tolist() == [1.0, 0.0]  # after the last token of each row, clipped
     expected = [[1 - 0.5, 1 - 0.5, 1 - 0.75], [0 - 0.5, 0 - 0.25, 0.0]]  # R - V(x, y_1:t-1), 0 outside the mask
-    assert trained.advantages.tolist() == expected
+    assert pad(trained.advantages).tolist() == expected
     assert fake.stored["advantages"].tolist() == expected
     assert trained.unlabeled.tolist() == [0, 1]
 
@@ -76,7 +77,7 @@ def test_a_round_of_e_steps_alone_tells_the_values_before_the_fit() -> None:
     fake = world()
     trained = method_of("tempo").step(fake.round(improve=False))
     assert fake.calls == ["measure 2", "fit 2 to [1.0, 0.0]", "store"]
-    assert fake.stored["values"].tolist() == [[0.5] * 4] * 2
+    assert fake.stored["values"].tolist() == [[0.5] * 4, [0.5] * 3 + [0.0]]  # the last one is padding
     assert (trained.samples, trained.unlabeled) == (fake.labeled, None)
 
 
@@ -98,7 +99,7 @@ def test_labelled_rows_may_join_the_policys_loss_with_their_verdicts() -> None:
     assert trained.samples.keys == ["u0_0", "u0_1", "l0_0", "l1_0"]
     assert trained.reward.tolist() == [1.0, 0.0, 1.0, 0.0]
     assert trained.unlabeled.tolist() == [0, 1]
-    assert trained.advantages[2].tolist() == pytest.approx([1 - 0.9] * 3)
+    assert pad(trained.advantages)[2].tolist() == pytest.approx([1 - 0.9] * 3)
 
 
 def test_synthetic_rows_are_no_unlabelled_rows() -> None:
@@ -106,7 +107,7 @@ def test_synthetic_rows_are_no_unlabelled_rows() -> None:
     fake = FakeRound(None, rows, BEFORE, {**AFTER, "pad_0": [0.3] * 4}, fitted=True)
     trained = method_of("tempo").step(fake.round(label=False))
     assert trained.unlabeled.tolist() == [0]
-    assert trained.advantages[1].tolist() == [0.0, 0.0, 0.0]
+    assert pad(trained.advantages)[1].tolist() == [0.0, 0.0, 0.0]
 
 
 def test_penalties_reach_the_stored_reward_alone() -> None:
@@ -138,7 +139,7 @@ def test_ttrl_lets_all_vote_and_trains_on_the_first() -> None:
     assert trained.reward.tolist() == [0.0, 1.0, 0.0, 1.0]  # "2" has three votes; no answer, no reward
     assert fake.log.metrics["tempo/unlabeled/majority_ratio"] == 0.5
     std = torch.tensor([0.0, 1.0, 0.0, 1.0]).std()
-    assert trained.advantages[1].tolist() == pytest.approx([0.5 / (std + 1e-6).item()] * 2)
+    assert pad(trained.advantages)[1].tolist() == pytest.approx([0.5 / (std + 1e-6).item()] * 2)
     assert method.responses() == 6
 
 
@@ -213,9 +214,9 @@ def test_official_takes_stale_values_and_trains_the_critic_on_labelled_rows() ->
     trained = method_of("official", official__filter_groups=False).step(fake.round())
     assert fake.calls == ["measure 2", "values of 4", "train 4", "update 4"]
     assert trained.samples.keys == ["u0_0", "u0_1", "l0_0", "l1_0"]
-    assert trained.values[0].tolist() == pytest.approx([0.1] * 4)  # before the update
+    assert pad(trained.values)[0].tolist() == pytest.approx([0.1] * 4)  # before the update
     assert [row.tolist() for row in fake.stored["critic_mask"]] == [[0, 0, 0], [0, 0], [1, 1, 1], [1, 1]]
-    assert [row.sum().item() for row in trained.samples.written["rm_scores"]] == [0.0, 0.0, 1.0, -1.0]
+    assert [row.sum().item() for row in trained.samples.written["rm_scores"].unbind()] == [0.0, 0.0, 1.0, -1.0]
     assert trained.unlabeled.tolist() == [0, 1]
 
 
@@ -259,7 +260,8 @@ def test_the_value_after_the_last_output_rewards_all_outputs(name: str) -> None:
     fake = FakeRound(None, split(), AFTER_SPLIT, AFTER_SPLIT)
     trained = method_of(name, whiten=False).step(fake.round(label=False))
     assert trained.reward.tolist() == pytest.approx(OF_SESSION)
-    assert trained.advantages.tolist() == [pytest.approx([r - 0.5, r - 0.25]) for r in OF_SESSION[:-1]] + [[0.0, 0.0]]
+    expected = [pytest.approx([r - 0.5, r - 0.25]) for r in OF_SESSION[:-1]] + [[0.0, 0.0]]
+    assert pad(trained.advantages).tolist() == expected
     assert trained.unlabeled.tolist() == [0, 1, 2, 3, 4, 5]
 
 
@@ -290,7 +292,7 @@ def test_a_session_has_one_vote_and_trains_with_all_its_outputs() -> None:
     assert trained.reward.tolist() == [0.0] * 4 + [1.0] * 2
     assert fake.log.metrics["tempo/unlabeled/majority_ratio"] == pytest.approx(2 / 3)
     size = 0.5 / (np.sqrt(0.5) + 1e-6)  # of rewards 0 and 1, whatever their numbers of outputs
-    assert trained.advantages[:, 0].tolist() == pytest.approx([-size] * 4 + [size] * 2)
+    assert pad(trained.advantages)[:, 0].tolist() == pytest.approx([-size] * 4 + [size] * 2)
 
 
 def test_a_session_is_in_its_cluster_once() -> None:
@@ -339,14 +341,14 @@ def test_official_rewards_all_outputs_of_a_session_alike(kind: str) -> None:
     trained = method_of("official", official__advantage=kind).step(fake.round())
     assert fake.log.metrics["tempo/labeled/kept"] == 1.0
     assert trained.reward[:6].tolist() == pytest.approx(OF_SESSION[:6])  # V(x, y_1:T-1) of the last output
-    assert [row.sum().item() for row in trained.samples.written["rm_scores"]] == [0.0] * 6 + [1.0, 1.0, -1.0]
+    assert [row.sum().item() for row in trained.samples.written["rm_scores"].unbind()] == [0.0] * 6 + [1.0, 1.0, -1.0]
     reward = torch.tensor([*OF_SESSION[:6], 1.0, 1.0, -1.0])
     if kind == "em":
         once = reward[[0, 1, 2]]  # a row of each session
         expected = (reward[:6] - once.mean()) / (once.std() + 1e-6)
-        assert trained.advantages[:6, 0].tolist() == pytest.approx(expected.tolist())
-        assert trained.advantages[6:, 0].tolist() == pytest.approx([2**-0.5] * 2 + [-(2**-0.5)], abs=1e-5)
+        assert pad(trained.advantages)[:6, 0].tolist() == pytest.approx(expected.tolist())
+        assert pad(trained.advantages)[6:, 0].tolist() == pytest.approx([2**-0.5] * 2 + [-(2**-0.5)], abs=1e-5)
     else:
         credit = reward[:, None] - torch.tensor([values[key][:2] for key in trained.samples.keys])
         expected = (credit - credit.mean()) / (credit.var() + 1e-8).sqrt()
-        torch.testing.assert_close(trained.advantages, expected)
+        torch.testing.assert_close(pad(trained.advantages), expected)

@@ -13,6 +13,7 @@ import torch
 import transfer_queue as tq
 from tensordict import NonTensorStack, TensorDict
 
+from tempo_verl.algo.jagged import pad
 from tempo_verl.methods import Trained
 from tempo_verl.trainer import batch
 from tempo_verl.trainer.batch import Samples, as_jagged, concatenate, of_keys
@@ -87,11 +88,12 @@ def samples() -> Samples:
 def test_parts_and_joined_batches_know_what_was_read(queue: Queue) -> None:
     drawn = samples()
     assert [info["pred"] for info in drawn.reward_info] == ["0", "1", "2"]
-    assert drawn.response_mask.tolist() == MASK.tolist()
+    assert pad(drawn.response_mask).tolist() == MASK.tolist()
+    assert drawn.response_mask.dtype == torch.bool
     part = drawn.rows(np.array([1, 0]))
     assert [info["pred"] for info in part.reward_info] == ["1", "0"]
-    assert part.response_mask.tolist() == [[1, 0, 0, 0], [1, 1, 0, 1]]
-    assert drawn.rows(np.array([1])).response_mask.tolist() == [[1, 0]]  # no wider than its longest row
+    assert [row.tolist() for row in part.response_mask.unbind()] == [[1, 0], [1, 1, 0, 1]]
+    assert [row.tolist() for row in drawn.rows(np.array([1])).response_mask.unbind()] == [[1, 0]]
     whole = concatenate(drawn.rows(np.array([2])), part)
     assert [info["pred"] for info in whole.reward_info] == ["2", "1", "0"]
     assert whole.response_lengths == [1, 2, 4]
@@ -134,11 +136,16 @@ def test_fields_that_are_written_in_a_round_are_read_anew(queue: Queue) -> None:
 # ---------------------------------------------------------------------- the file
 
 
+def a_round(rows: list[int]) -> Trained:
+    cut = [as_jagged([row[:length] for row, length in zip(of, lengths, strict=True)])
+           for of, lengths in ((ADVANTAGES, (4, 2, 1)), (VALUES, (5, 3, 2)))]  # fmt: skip
+    return Trained(samples(), np.array(rows), REWARD, *cut)
+
+
 @pytest.mark.parametrize("rows", [[0, 1], [0, 1, 2]])
 def test_the_file_of_a_round_is_about_the_rows_it_trained_on(queue: Queue, tmp_path: Path, rows: list[int]) -> None:
     log = Log(seconds={"gen": 2.0, "m_step": 3.0})
-    trained = Trained(samples(), np.array(rows), REWARD, ADVANTAGES, VALUES)
-    measure_policy(trained, True, log)
+    measure_policy(a_round(rows), True, False, log)
     log.finish(7, str(tmp_path / "rounds"))
     with np.load(tmp_path / "rounds" / "round_000007.npz") as file:
         found = dict(file)
@@ -151,6 +158,25 @@ def test_the_file_of_a_round_is_about_the_rows_it_trained_on(queue: Queue, tmp_p
     assert log.metrics["tempo/unlabeled/entropy"] == 0.5
     assert (log.metrics["tempo/time/rollout_s"], log.metrics["tempo/time/m_step_s"]) == (2.0, 3.0)
     assert queue.twice() == {}
+
+
+@pytest.mark.parametrize(
+    ("rows", "has_tokens", "has_mean", "expected"),
+    [
+        ([0, 1], True, True, 0.25),  # all real rows: what verl has logged, and nothing is read
+        ([1], True, True, 0.5),  # a labelled row is in the batch
+        ([0, 1], True, False, 0.5),  # verl's is no mean over tokens
+        ([0, 1], False, False, 0.75),  # no pass before the update: the actor's own
+    ],
+)
+def test_the_entropy_is_read_only_where_its_mean_is_not_known(
+    queue: Queue, rows: list[int], has_tokens: bool, has_mean: bool, expected: float
+) -> None:
+    log = Log(metrics={"actor/entropy": 0.25, "actor/entropy_loss": 0.75})
+    queue.fields["entropy"] = [torch.full((4,), 0.5), torch.tensor([0.5, 9.0]), torch.tensor([9.0])]
+    measure_policy(a_round(rows), has_tokens, has_mean, log)
+    assert log.metrics["tempo/unlabeled/entropy"] == expected
+    assert ("entropy" in {name for name, _ in queue.reads}) == (expected == 0.5)
 
 
 def test_peak_memory_is_that_of_this_process() -> None:
