@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -31,6 +32,7 @@ COMMAND = (sys.executable, "-m", "tempo_verl.cli.main")
 KINDS = (
     (r"^ray::(\w+)", r"\1"),
     (r"tempo_verl\.cli\.main train", "tempo-verl train"),
+    (r"tempo_verl\.cli\.main quickstart", "tempo-verl quickstart"),
     (r"tempo_verl\.local|verl\.trainer\.main_ppo", "verl's launcher, and trainer"),
     (r"default_worker\.py", "Ray worker, idle"),
     (r"/raylet/raylet|/gcs/gcs_server|ray/dashboard|log_monitor|runtime_env", "Ray's own"),
@@ -74,13 +76,12 @@ def timed(arguments: list[str], status: int) -> float:
     return seconds
 
 
-def first_round(folder: Path, overrides: list[str]) -> Start:
-    """Train one round, and look at what runs until its metrics are there."""
+def first_round(folder: Path, arguments: list[str], run: Path) -> Start:
+    """Call the command, look at what runs until the metrics of a round are in ``run``, and interrupt it."""
     start, started = Start(), time.perf_counter()
-    run = folder / "run"
     marks = {"configuration checked": run / "config.yaml", "trainer set up": run / "status.json"}
     with (folder / "output.txt").open("w") as output:
-        process = subprocess.Popen([*COMMAND, "train", "--run-dir", str(run), *overrides], stdout=output, stderr=output)
+        process = subprocess.Popen([*COMMAND, *arguments], stdout=output, stderr=output)
         whole = psutil.Process(process.pid)
         while process.poll() is None:
             now = time.perf_counter() - started
@@ -89,17 +90,17 @@ def first_round(folder: Path, overrides: list[str]) -> Start:
                     start.marks.setdefault(name, now)
             metrics = run / "metrics.jsonl"
             if metrics.exists() and '"step":1' in metrics.read_text().replace(" ", ""):
-                start.marks.setdefault("first round", now)
-                break
+                start.marks["first round"] = now
+                process.send_signal(signal.SIGINT)
+                process.wait()
+                return start
             for found in [whole, *whole.children(recursive=True)]:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     kind, times = kind_of(found), found.cpu_times()
                     start.seen.setdefault(kind, now)
                     start.busy[found.pid] = kind, times.user + times.system
             time.sleep(POLL_SECONDS)
-        if process.wait():
-            raise RuntimeError((folder / "output.txt").read_text()[-1000:])
-    return start
+    raise RuntimeError((folder / "output.txt").read_text()[-1000:])
 
 
 def measure(fast: bool = False) -> Iterator[Section]:
@@ -113,7 +114,7 @@ def measure(fast: bool = False) -> Iterator[Section]:
     with tempfile.TemporaryDirectory() as temporary:
         made = Path(temporary)
         prepare(made, RunningSums(seed=1), 1, Console(quiet=True))
-        overrides = [*_stage0_overrides(made, FAST, 1), "tempo.rounds=1", "tempo.calibration.warmup_rounds=0"]
+        overrides = [*_stage0_overrides(made, FAST, 1), "tempo.rounds=9", "tempo.calibration.warmup_rounds=0"]
         overrides += ["trainer.val_before_train=false", "trainer.save_freq=-1"]
         for repetition in range(1 if fast else 3):
             waits["`tempo-verl --help`"].append(timed(["--help"], 0))
@@ -121,9 +122,15 @@ def measure(fast: bool = False) -> Iterator[Section]:
             waits["a misspelt setting"].append(timed(["train", "tempo.round=3"], 2))
             folder = made / str(repetition)
             folder.mkdir()
-            starts.append(first_round(folder, overrides))
+            run = folder / "run"
+            starts.append(first_round(folder, ["train", "--run-dir", str(run), *overrides], run))
+            run = folder / "quickstart"
+            whole = first_round(folder, ["quickstart", "--run-dir", str(run)], run / "stage0")
+            waits["`tempo-verl quickstart`: first round, after pretraining and a validation"].append(
+                whole.marks["first round"]
+            )
     for mark in starts[0].marks:
-        waits[f"a training: {mark}"] = [start.marks[mark] for start in starts]
+        waits[f"`tempo-verl train`: {mark}"] = [start.marks[mark] for start in starts]
     rows = [(name, spread(seconds, ".1f")) for name, seconds in waits.items()]
     yield Section("Start-up", ("what", "seconds since the command"), rows, "On a warm file cache.")
     processes = Section("Processes until the first round", ("process", "first seen at, s", "seconds on a core, all"))

@@ -48,6 +48,7 @@ def run_training(
     verbose: bool = False,
     max_restarts: int = 0,
     ended: Callable[[float], None] | None = None,
+    meanwhile: Callable[[], object] | None = None,
 ) -> float:
     """Check, then train until done.
 
@@ -59,6 +60,7 @@ def run_training(
         max_restarts: how often a run that fails goes on from its last checkpoint; not after a mistake, which would be
             met again.
         ended: called with the seconds the training process ran, also when it failed or was interrupted.
+        meanwhile: makes what the training begins with, while its process imports what takes seconds; on one machine.
 
     Returns:
         Seconds the training process ran. 0 where all rounds are trained already, which is said, and nothing else is to
@@ -82,9 +84,9 @@ def run_training(
             overrides += added
             config = resolve_config(overrides)
         rounds = _trained(run, config)
-        if rounds is None:
+        if rounds is None and meanwhile is None:
             check_settings(config)
-        else:
+        elif rounds is not None:
             check_unchanged(config, read_settings(config))
         check_folder(run.folder, config)
     if rounds is not None:
@@ -99,10 +101,16 @@ def run_training(
         "--config-path", f"pkg://{CONFIG_MODULE}", "--config-name", CONFIG_NAME, *overrides,
     ]  # fmt: skip
     started, show = time.monotonic(), not verbose
+
+    def complete() -> None:
+        if meanwhile is not None:
+            meanwhile()
+            check_settings(config)
+
     with run.lock() as lock:
         try:
             for restarts in range(max_restarts + 1):
-                status, failure = _train_once(run, command, config, console, title, lock, show)
+                status, failure = _train_once(run, command, config, console, title, lock, show, complete if restarts == 0 else None)
                 if failure is None:
                     break
                 if restarts == max_restarts or failure.in_vain:
@@ -142,13 +150,21 @@ class _Refused(UserError):
 
 
 def _train_once(
-    run: Run, command: list[str], config: DictConfig, console: Console, title: str, lock: int, show: bool
+    run: Run,
+    command: list[str],
+    config: DictConfig,
+    console: Console,
+    title: str,
+    lock: int,
+    show: bool,
+    complete: Callable[[], None] | None,
 ) -> tuple[State, Failure | None]:
     """Run verl's launcher to its end.
 
     Args:
         lock: file descriptor of the folder's lock, which the launcher holds as well.
         show: a progress bar and a log file instead of verl's output.
+        complete: makes what the run needs; until then its process waits.
 
     Raises:
         UserError: the checks found a mistake.
@@ -158,7 +174,7 @@ def _train_once(
     with run.log.open("ab") as log, none_left():
         process = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=log if show else None,
             stderr=subprocess.STDOUT if show else None,
             env={
@@ -173,6 +189,9 @@ def _train_once(
             preexec_fn=end_with_parent,
         )
         try:
+            if complete is not None:
+                complete()
+            process.stdin.close()  # type: ignore[union-attr]
             _watch(process, run, config, console, title, earlier_config, show)
         except BaseException:
             _stop(process)

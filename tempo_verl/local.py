@@ -8,6 +8,7 @@ that process only imports verl once more, and nothing else begins before that is
 from __future__ import annotations
 
 import os
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,6 +35,7 @@ class Here:
 def main() -> None:
     from verl.trainer import main_ppo
 
+    sys.stdin.read()  # open as long as the command still makes what the run needs
     main_ppo.TaskRunnerV1 = Here(main_ppo.TaskRunnerV1)
     main_ppo.main()
 

@@ -11,11 +11,11 @@ import json
 import shlex
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from transformers.utils.logging import disable_progress_bar
 
 from tempo_verl.errors import UserError
 from tempo_verl.launch import Run, run_training, write_run_info
@@ -77,11 +77,16 @@ def quickstart(run_dir: Path, *, seed: int, fast: bool, console: Console, verbos
     started = time.monotonic()
 
     console.print(f"[bold]TEMPO quickstart[/] in {run_dir}, seed {seed}")
-    seconds["task and pretraining"] = prepare(run_dir, task, size.pretrain_steps, console)
+    write_questions(run_dir, task)
 
     stage0 = Run(run_dir / "stage0")
-    seconds["stage 0"] = run_training(
-        stage0, _stage0_overrides(run_dir, size, seed), console, title="stage 0: PPO on D_L", verbose=verbose
+    seconds["pretraining and stage 0"] = run_training(
+        stage0,
+        _stage0_overrides(run_dir, size, seed),
+        console,
+        title="stage 0: PPO on D_L",
+        verbose=verbose,
+        meanwhile=partial(write_policy, run_dir, task, size.pretrain_steps, console),
     )
     tempo = Run(run_dir / "tempo")
     seconds["TEMPO"] = run_training(
@@ -99,18 +104,28 @@ def quickstart(run_dir: Path, *, seed: int, fast: bool, console: Console, verbos
     console.print(f"took {time.monotonic() - started:.0f} s; report: {run_dir / 'report.html'}")
 
 
-def prepare(run_dir: Path, task: RunningSums, pretrain_steps: int, console: Console) -> float:
-    """Write the three question sets (``data/``) and the pretrained policy (``policy/``). Returns the seconds taken."""
-    from tempo_verl.tasks.pretrain import pretrain
+def prepare(run_dir: Path, task: RunningSums, pretrain_steps: int, console: Console) -> None:
+    """Write the question sets and the pretrained policy."""
+    write_questions(run_dir, task)
+    write_policy(run_dir, task, pretrain_steps, console)
 
-    started = time.monotonic()
-    disable_progress_bar()  # transformers' own, for writing a model of half a megabyte
+
+def write_questions(run_dir: Path, task: RunningSums) -> None:
+    """Write the three question sets (``data/``)."""
     sets = task.make_sets()
     for name in SETS:
         write_parquet(run_dir / "data" / f"{name}.parquet", sets[name], split=name)
     prompts = {name: [prompt for prompt, _ in sets[name]] for name in ("unlabeled", "heldout")}
     (run_dir / "sets.json").write_text(json.dumps(prompts))
 
+
+def write_policy(run_dir: Path, task: RunningSums, pretrain_steps: int, console: Console) -> None:
+    """Write the pretrained policy (``policy/``)."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from tempo_verl.tasks.pretrain import pretrain
+
+    disable_progress_bar()  # transformers' own, for writing a model of half a megabyte
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("pretraining a tiny policy", total=pretrain_steps)
@@ -121,7 +136,6 @@ def prepare(run_dir: Path, task: RunningSums, pretrain_steps: int, console: Cons
             seed=task.seed,
             progress=lambda step, total, loss: progress.update(bar, completed=step),
         )
-    return time.monotonic() - started
 
 
 def _common_overrides(run_dir: Path, size: Size, seed: int) -> list[str]:
@@ -137,6 +151,9 @@ def _common_overrides(run_dir: Path, size: Size, seed: int) -> list[str]:
         f"actor_rollout_ref.rollout.n={size.responses}",
         f"actor_rollout_ref.rollout.seed={seed}",
         f"actor_rollout_ref.rollout.val_kwargs.n={size.validation_samples}",
+        # the CPU backend's log-probabilities are the policy's own: a second pass would only repeat them
+        "algorithm.rollout_correction.bypass_mode=true",
+        "actor_rollout_ref.actor.calculate_entropy=true",
         f"data.val_files=['{data / 'unlabeled.parquet'}','{data / 'heldout.parquet'}']",
         f"data.max_prompt_length={MAX_PROMPT_LENGTH}",
         f"data.max_response_length={MAX_RESPONSE_LENGTH}",

@@ -33,6 +33,8 @@ from tempo_verl.trainer.status import told
 logger = logging.getLogger(__name__)
 
 SINGLE_TURN = "single_turn_agent"
+# What anybody reads later of a question's columns. Each column is an object for each sample on its way to the queue.
+STORED = ("uid", "data_source", "reward_model")
 
 
 class BatchRolloutManager:
@@ -131,7 +133,7 @@ class BatchRolloutManager:
     def _store(samples: list[tuple[dict[str, Any], AgentLoopOutput]], partition: str) -> None:
         keys, fields, tags = [], [], []
         for row, output in samples:
-            field = output.as_dict() | row
+            field = output.as_dict() | {name: row[name] for name in STORED}
             input_ids = torch.cat([field["prompts"], field["responses"]])
             field |= {
                 "loss_mask": field["response_mask"],
