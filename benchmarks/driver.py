@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the trainer's own process does in a large round: seconds and peak memory of each step. See driver.md.
+"""What the trainer's own process does in a large round: seconds and peak memory of each step.
 
 Rows of a skewed length, half as long on average as the longest. Where a step was made cheaper, the way it was done
-before stands beside it, in the same run. No model and no accelerator is needed: all of this is the driver's. Several
-``--rows`` and ``--longest`` are a sweep.
+before stands beside it, in the same run. No model and no accelerator is needed: all of this is the driver's.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
 import logging
 import os
 import random
@@ -20,22 +17,35 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
+from sections import Section, show, spread
 from tokens import ALL, MOVE, PROMPT, Figures, N, lengths_of, official, on_tokens_of_a_round
-from verifiers import BOMBS, SHARES, STEPS, machine, read_truths
+from verifiers import BOMBS, SHARES, STEPS, read_truths
 
 from tempo_verl.rewards import score
 from tempo_verl.rewards.process import most
 
 MEGATOKEN = 10**6
+# (rows, longest): all of them, and the one that is shown step by step
+SIZES = ((128, 1024), (128, 32_768), (2048, 1024), (2048, 16_384), (8192, 1024), (8192, 8192))
+SHOWN, FAST = (2048, 16_384), ((128, 1024),)
+REPLAYED = 20_480
+
+
+@dataclass(frozen=True)
+class OnTokens:
+    """What was measured at one size; ``peak``: bytes, over those of all token-level tensors."""
+
+    figures: Figures
+    tokens: int
+    peak: float
 
 
 def balancing(figures: Figures, lengths: np.ndarray) -> None:
@@ -202,7 +212,7 @@ def queue(figures: Figures, samples: Any) -> None:
             batch = Samples(samples.meta) if way == "before" else fresh.of(samples.meta)
             batch.reward_info  # noqa: B018
     fresh = Samples(samples.meta)
-    with figures.time("response masks, read and padded"):
+    with figures.time("response masks, read"):
         fresh.response_mask  # noqa: B018
     with figures.time("responses, read"):
         fresh.read("responses")
@@ -218,51 +228,30 @@ def _poll(look: Callable[[], Any], interval: float, done: threading.Event) -> No
 # ---------------------------------------------------------------------- all
 
 
-def main(
-    rows: list[int] = [2048],  # noqa: B006  (typer reads it)
-    longest: list[int] = [16_384],  # noqa: B006
-    tokens_only: bool = False,
-    replayed: int = 20_480,
-    repetitions: int = 3,
-    seed: int = 0,
-    out: Path = Path("driver.json"),
-) -> None:
-    """Measure, print tables and write everything to OUT. Steps on tokens at every size, all else at the first one."""
+def measure(fast: bool = False, seed: int = 0) -> Iterator[Section]:
+    """Steps on tokens at several sizes, all else that the driver does at one."""
     logging.disable(logging.WARNING)  # each endless answer is told
     torch.set_num_threads(1)
-    sizes: list[dict[str, Any]] = []
+    sizes, shown, repetitions = (FAST, FAST[0], 1) if fast else (SIZES, SHOWN, 3)
+    found: dict[tuple[int, int], OnTokens] = {}
     figures, rng = Figures(), random.Random(seed)
-    all_lengths = [lengths_of(b, t, np.random.default_rng(seed)) for b in rows for t in longest]
     with a_queue():
-        for lengths in all_lengths:
-            found = Figures()
-            peak = max(on_tokens_of_a_round(found, lengths, move=True) for _ in range(repetitions))
-            sizes.append({"rows": len(lengths), "longest": int(lengths.max()), "tokens": int(lengths.sum()),
-                          "peak over tokens": peak, "figures": found.found})  # fmt: skip
-        if not tokens_only:
-            samples = fill(all_lengths[0], replayed)
-            for _ in range(repetitions):
-                queue(figures, samples)
-    tokens = 0
-    if not tokens_only:
-        tokens = all_but_tokens(figures, all_lengths[0], rng, repetitions, seed)
-
-    packages = ("verl", "torch", "TransferQueue", "ray", "tokenizers")
-    about = machine() | {name: importlib.metadata.version(name) for name in packages} | {"load": os.getloadavg()}
-    result = {
-        "seed": seed, "decoded tokens": tokens, "replayed": replayed, "repetitions": repetitions, "machine": about,
-        "sizes": sizes, "figures": figures.found,
-    }  # fmt: skip
-    out.write_text(json.dumps(result, indent=2) + "\n")
-    console = Console(width=120)
-    console.print(*(table_of(size["figures"], _title(size)) for size in sizes), sweep(sizes))
-    if not tokens_only:
-        console.print(table_of(figures.found, f"all else, {_title(sizes[0])}"))
-    console.print(f"{about}\nwritten: {out}")
+        for size in sizes:
+            lengths, of = lengths_of(*size, np.random.default_rng(seed)), Figures()
+            peak = max(on_tokens_of_a_round(of, lengths, move=True) for _ in range(repetitions))
+            found[size] = OnTokens(of, int(lengths.sum()), peak)
+        lengths = lengths_of(*shown, np.random.default_rng(seed))
+        samples = fill(lengths, REPLAYED)
+        for _ in range(repetitions):
+            queue(figures, samples)
+    all_but_tokens(figures, lengths, rng, repetitions, seed)
+    yield sweep(found)
+    yield table_of(found[shown].figures, f"The driver, step by step: {shown[0]} responses of up to {shown[1]:,} tokens")
+    yield table_of(figures, f"The driver, all else: {shown[0]} responses, {REPLAYED:,} replayed rows in the queue")
 
 
-def all_but_tokens(figures: Figures, lengths: np.ndarray, rng: random.Random, repetitions: int, seed: int) -> int:
-    """Balancing, verifiers and groups. Returns the tokens of the texts that are decoded."""
+def all_but_tokens(figures: Figures, lengths: np.ndarray, rng: random.Random, repetitions: int, seed: int) -> None:
+    """Balancing, verifiers and groups."""
     for _ in range(repetitions):
         balancing(figures, lengths)
         official(figures, lengths)
@@ -277,41 +266,42 @@ def all_but_tokens(figures: Figures, lengths: np.ndarray, rng: random.Random, re
         monitoring(figures, ids, truths, tokenizer, f"monitoring {len(lengths)} answers")
         grouping(figures, len(lengths), random.Random(seed + repetition), 0)
         grouping(figures, len(lengths), random.Random(seed + repetition), 4)
-    return sum(map(len, ids))
 
 
-def _title(size: dict[str, Any]) -> str:
-    return f"{size['rows']} rows of up to {size['longest']} tokens, {size['tokens'] / MEGATOKEN:.1f} million"
-
-
-def table_of(figures: dict[str, dict[str, list[tuple[float, float, float]]]], title: str) -> Table:
-    table = Table("", "", "median s", "from - to", "on a core", "peak GB", title=title)
-    for step, ways in figures.items():
+def table_of(figures: Figures, title: str) -> Section:
+    section = Section(title, ("step", "way", "seconds", "on a core", "peak GB"))
+    for step, ways in figures.found.items():
         for way, found in ways.items():
             seconds, busy, peaks = zip(*found, strict=True)
-            spread = f"{min(seconds):.3g} - {max(seconds):.3g}"
-            middle = (f"{statistics.median(of):.3g}" for of in (seconds, busy))
-            table.add_row(step, way, next(middle), spread, next(middle), f"{max(peaks):.2f}")
-    return table
+            peak = f"{max(peaks):.2f}"
+            section.rows.append((step, way, spread(seconds), f"{statistics.median(busy):.3g}", peak))
+    return section
 
 
-def sweep(sizes: list[dict[str, Any]]) -> Table:
+def sweep(sizes: dict[tuple[int, int], OnTokens]) -> Section:
     """Whether all steps on tokens are linear in them, and what part they are of moving the same tensors."""
-    table = Table(
-        "rows", "longest", "million tokens", "s", "ms a million", "padded", "moving, s", "share", "peak over tokens",
-        title=ALL,
-    )  # fmt: skip
-    for size in sizes:
-        of_all, moved = size["figures"][ALL], size["figures"][MOVE]["now"]
-        seconds = {way: statistics.median(found[0] for found in times) for way, times in of_all.items()}
-        move, many = statistics.median(found[0] for found in moved), size["tokens"] / MEGATOKEN
-        table.add_row(
-            str(size["rows"]), str(size["longest"]), f"{many:.2f}", f"{seconds['now']:.3g}",
-            f"{1000 * seconds['now'] / many:.1f}",
-            f"{1000 * seconds['padded'] / many:.1f}" if "padded" in seconds else "",
-            f"{move:.3g}", f"{seconds['now'] / move:.1%}", f"{size['peak over tokens']:.2f}",
-        )  # fmt: skip
-    return table
+    header = ("rows", "longest", "million tokens", "seconds", "ms a million", "padded, s", "moving, s", "share")
+    section = Section("The driver: all steps on tokens", (*header, "peak over the tensors' own size"))
+    for (rows, longest), size in sizes.items():
+        of_all, moved = size.figures.found[ALL], size.figures.found[MOVE]["now"]
+        seconds = {way: [each[0] for each in times] for way, times in of_all.items()}
+        move, many = [each[0] for each in moved], size.tokens / MEGATOKEN
+        middle = statistics.median(seconds["now"])
+        section.rows.append((
+            str(rows), f"{longest:,}", f"{many:.2f}", spread(seconds["now"]), f"{1000 * middle / many:.0f}",
+            spread(seconds["padded"]) if "padded" in seconds else "not tried", spread(move),
+            f"{middle / statistics.median(move):.1%}", f"{size.peak:.2f}",
+        ))  # fmt: skip
+    section.text = (
+        "Critic's output to what is trained on and told: masks, values, advantages, fields, metrics, file. *Moving*: "
+        "one put and one get of the same tensors by TransferQueue. *Padded*: the same by tensors of rows x longest."
+    )
+    return section
+
+
+def main(fast: Annotated[bool, typer.Option("--fast")] = False, seed: int = 0) -> None:
+    """Measure, and print the tables."""
+    show(measure(fast, seed))
 
 
 if __name__ == "__main__":
