@@ -39,14 +39,14 @@ def main(
     unknown = set(only.split(",")) - set(PARTS)
     if unknown:
         raise typer.BadParameter(f"{', '.join(sorted(unknown))}: no such part", param_hint="--only")
+    options = f' ARGS="--only {only}{" --fast" * fast}"' if fast or only != ",".join(PARTS) else ""
     started, about, found = time.monotonic(), machine(), []
     for name in only.split(","):
         for section in PARTS[name](fast):
             print(section.markdown(), flush=True)
             found.append(section)
-    options = f' ARGS="--only {only}{" --fast" * fast}"' if fast or only != ",".join(PARTS) else ""
-    begin = BEGIN.format(options=options, minutes=(time.monotonic() - started) / 60, machine=about)
-    out.write_text("\n".join([begin, *(section.markdown() for section in found)]))
+            begin = BEGIN.format(options=options, minutes=(time.monotonic() - started) / 60, machine=about)
+            out.write_text("\n".join([begin, *(each.markdown() for each in found)]))
     print(f"written: {out}")
 
 

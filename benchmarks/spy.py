@@ -32,7 +32,7 @@ def _pass(function, backward: bool):
 
 
 def _count_generation(module) -> None:
-    def about(result, model, tokenizer, requests):
+    def about(result, model, tokenizer, requests, *_):
         tokens = [len(one.prompt_ids) for one in requests] + [len(one.token_ids) for one in result]
         return "generate", len(result), sum(tokens)
 

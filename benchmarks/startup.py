@@ -26,14 +26,14 @@ import typer
 from rich.console import Console
 from sections import Section, show, spread
 
-POLL_SECONDS = 0.1
+POLL_SECONDS, LOOK_SECONDS = 0.05, 1.0
 COMMAND = (sys.executable, "-m", "tempo_verl.cli.main")
 # What a process is, by a pattern in its command line, the first that fits.
 KINDS = (
     (r"^ray::(\w+)", r"\1"),
     (r"tempo_verl\.cli\.main train", "tempo-verl train"),
     (r"tempo_verl\.cli\.main quickstart", "tempo-verl quickstart"),
-    (r"tempo_verl\.local|verl\.trainer\.main_ppo", "verl's launcher, and trainer"),
+    (r"tempo_verl\.local|verl\.trainer\.main_ppo", "the trainer"),
     (r"default_worker\.py", "Ray worker, idle"),
     (r"/raylet/raylet|/gcs/gcs_server|ray/dashboard|log_monitor|runtime_env", "Ray's own"),
 )
@@ -78,7 +78,7 @@ def timed(arguments: list[str], status: int) -> float:
 
 def first_round(folder: Path, arguments: list[str], run: Path) -> Start:
     """Call the command, look at what runs until the metrics of a round are in ``run``, and interrupt it."""
-    start, started = Start(), time.perf_counter()
+    start, started, looked = Start(), time.perf_counter(), 0.0
     marks = {"configuration checked": run / "config.yaml", "trainer set up": run / "status.json"}
     with (folder / "output.txt").open("w") as output:
         process = subprocess.Popen([*COMMAND, *arguments], stdout=output, stderr=output)
@@ -94,12 +94,15 @@ def first_round(folder: Path, arguments: list[str], run: Path) -> Start:
                 process.send_signal(signal.SIGINT)
                 process.wait()
                 return start
+            time.sleep(POLL_SECONDS)
+            if now < looked + LOOK_SECONDS:  # a look at all processes takes a while itself
+                continue
+            looked = now
             for found in [whole, *whole.children(recursive=True)]:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     kind, times = kind_of(found), found.cpu_times()
                     start.seen.setdefault(kind, now)
                     start.busy[found.pid] = kind, times.user + times.system
-            time.sleep(POLL_SECONDS)
     raise RuntimeError((folder / "output.txt").read_text()[-1000:])
 
 

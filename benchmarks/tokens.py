@@ -114,7 +114,7 @@ def as_jagged_tensors(given: Given, stage: Stage, folder: str) -> dict[str, torc
 
 
 def as_padded_tensors(given: Given, stage: Stage, folder: str) -> None:
-    """The same by tensors of rows x longest, cut for the queue."""
+    """The same functions on tensors of rows x longest, which are cut for the queue."""
     from tempo_verl.algo.advantage import advantage, clip_values, final_value
     from tempo_verl.algo.calibration import position_mask
     from tempo_verl.algo.official import last_token_reward

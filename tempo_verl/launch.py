@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tempo_verl.config.checks import check_settings
-from tempo_verl.config.cluster import is_local, loopback, trainer_environment
+from tempo_verl.config.cluster import loopback, trainer_environment, trains_here
 from tempo_verl.config.composed import CONFIG_MODULE, CONFIG_NAME, resolve_config
 from tempo_verl.config.files import lacks_predictions, restored_checkpoint, round_of
 from tempo_verl.config.preflight import CHECKED, REFUSED
@@ -32,7 +33,7 @@ from tempo_verl.processes import end_with_parent, none_left
 from tempo_verl.run import Run
 from tempo_verl.trainer.status import State, read_status
 
-LOCAL = "tempo_verl.local"
+LOCAL, READY = "tempo_verl.local", b"\n"
 POLL_SECONDS = 0.5
 LONGEST_CAUSE = 500  # characters
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -97,20 +98,24 @@ def run_training(
         )
         return 0.0
     command = [
-        sys.executable, "-m", LOCAL if is_local(config) else "verl.trainer.main_ppo",
+        sys.executable, "-m", LOCAL if trains_here(config) else "verl.trainer.main_ppo",
         "--config-path", f"pkg://{CONFIG_MODULE}", "--config-name", CONFIG_NAME, *overrides,
     ]  # fmt: skip
     started, show = time.monotonic(), not verbose
 
     def complete() -> None:
-        if meanwhile is not None:
+        if meanwhile is not None and status is None:
             meanwhile()
-            check_settings(config)
+            try:
+                check_settings(config)
+            except UserError as error:
+                raise _Refused(str(error)) from None
 
+    status: State | None = None  # of the last try
     with run.lock() as lock:
         try:
             for restarts in range(max_restarts + 1):
-                status, failure = _train_once(run, command, config, console, title, lock, show, complete if restarts == 0 else None)
+                status, failure = _train_once(run, command, config, console, title, lock, show, complete)
                 if failure is None:
                     break
                 if restarts == max_restarts or failure.in_vain:
@@ -123,6 +128,7 @@ def run_training(
             _report_time(ended, started)
             raise
     seconds = _report_time(ended, started)
+    assert status is not None, "there is at least one try"
     for notice in status.notices:
         _tell(console, f"{title}: {notice}")
     if status.ends_early is not None:
@@ -157,7 +163,7 @@ def _train_once(
     title: str,
     lock: int,
     show: bool,
-    complete: Callable[[], None] | None,
+    complete: Callable[[], None],
 ) -> tuple[State, Failure | None]:
     """Run verl's launcher to its end.
 
@@ -183,18 +189,22 @@ def _train_once(
                 **trainer_environment(config),
                 "HYDRA_FULL_ERROR": "1",
                 "RAY_DEDUP_LOGS": "0",
+                "PYTHONUNBUFFERED": "1",  # what was printed is in the log, whatever ends the process
                 CHECKED: str(run.folder),
             },
             pass_fds=[lock],
             preexec_fn=end_with_parent,
         )
         try:
-            if complete is not None:
-                complete()
-            process.stdin.close()  # type: ignore[union-attr]
+            complete()
+            with contextlib.suppress(BrokenPipeError):  # it has died; why is told below
+                process.stdin.write(READY)  # type: ignore[union-attr]
+                process.stdin.close()  # type: ignore[union-attr]
             _watch(process, run, config, console, title, earlier_config, show)
-        except BaseException:
+        except BaseException as error:
             _stop(process)
+            if isinstance(error, _Refused):
+                _clear_log(run, earlier_log)
             raise
     said = last_error(run.log, earlier_log) if show else "see the output above"
     if process.returncode == REFUSED:
@@ -205,7 +215,7 @@ def _train_once(
     if process.returncode == 0:
         return status, None
     if status.error is None and process.returncode < 0:
-        who = "the trainer's process" if is_local(config) else "verl's launcher"
+        who = "the trainer's process" if trains_here(config) else "verl's launcher"
         said = f"{who} was ended by {signal.strsignal(-process.returncode) or -process.returncode}"
         said += " (by hand, or because memory ran out)" * (process.returncode == -signal.SIGKILL)
     elif status.error is None and status.state in ("starting", "running") and "UserError: " not in said:

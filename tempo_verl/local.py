@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from types import SimpleNamespace
 from typing import Any
 
 import ray
+
+READY = "\n"  # on standard input: what the run needs is made
+NICENESS = 15  # of Ray's workers, which the models are trained in: what the trainer does beside them is to wait
 
 
 class Here:
@@ -28,17 +32,31 @@ class Here:
     def remote(self) -> Any:
         """A runner whose ``run.remote`` has run when it returns."""
         os.environ.update(ray.get_runtime_context().runtime_env["env_vars"])
+        os.nice(NICENESS)
         runner = self._runner_class()
         return SimpleNamespace(run=SimpleNamespace(remote=lambda config: ray.put(runner.run(config))))
 
 
-def main() -> None:
+def main() -> int:
+    """Train. Returns the exit status."""
     from verl.trainer import main_ppo
 
-    sys.stdin.read()  # open as long as the command still makes what the run needs
+    if sys.stdin.read(1) != READY:
+        return 1  # whoever was to make it has died
     main_ppo.TaskRunnerV1 = Here(main_ppo.TaskRunnerV1)
-    main_ppo.main()
+    try:
+        main_ppo.main()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    status = main()
+    ray.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # Python would wait for threads that wait for a rollout, or for verdicts that nobody reads

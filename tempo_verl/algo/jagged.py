@@ -41,8 +41,14 @@ class Rows:
 
     @classmethod
     def of(cls, x: Tensor) -> Rows:
-        """The rows of a padded (B, T) tensor or of a jagged (B, T_i) one; a view of its entries where that can be."""
+        """The rows of a padded (B, T) tensor or of a jagged (B, T_i) one; a view of its entries where that can be.
+
+        Raises:
+            ValueError: a jagged tensor whose rows do not follow on each other, as ``torch.nested.narrow`` makes them.
+        """
         if x.is_nested:
+            if x.lengths() is not None:  # type: ignore[attr-defined]
+                raise ValueError("a jagged tensor with holes between its rows; make a contiguous one of it")
             return cls(x.values(), x.offsets().cpu().numpy())  # type: ignore[attr-defined]
         rows, width = x.shape
         return cls(x.reshape(-1), np.arange(rows + 1) * width, width)

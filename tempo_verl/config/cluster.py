@@ -26,9 +26,19 @@ def loopback(config: DictConfig) -> dict[str, str]:
     return LOOPBACK if is_local(config) else {}
 
 
+def trains_here(config: DictConfig) -> bool:
+    """Whether the trainer can run in the process that starts the run, see :mod:`tempo_verl.local`.
+
+    On a CPU, in a cluster of its own, with nothing that Ray would have to do for its process but set variables.
+    """
+    own = config.ray_kwargs.get("ray_init", {}).get("runtime_env") or {}
+    asked = {name for name, value in own.items() if value is not None}
+    return is_local(config) and config.trainer.device == "cpu" and asked <= {"env_vars"}
+
+
 def trainer_environment(config: DictConfig) -> dict[str, str]:
-    """What Ray would set for the trainer where that runs in the launcher, see :mod:`tempo_verl.local`."""
-    if not is_local(config):
+    """What Ray would set for a trainer that runs in the process that starts the run."""
+    if not trains_here(config):
         return {}
     configured = config.ray_kwargs.ray_init.get("runtime_env", {}).get("env_vars", {})
     return {"TRANSFER_QUEUE_ENABLE": "1"} | {name: str(value) for name, value in configured.items()}

@@ -299,7 +299,11 @@ def check_style(style: str) -> None:
 
 
 def _own(style: str, response: str, ground_truth: str | None, timeout: float) -> tuple[bool, str | None]:
-    result = workers().call(style, response, ground_truth, timeout=timeout)
+    if style in OURS:  # it neither hangs nor raises, and asking another process takes three times as long
+        module, _, function = style.partition(":")
+        result = getattr(importlib.import_module(module), function)(response, ground_truth)
+    else:
+        result = workers().call(style, response, ground_truth, timeout=timeout)
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], str | None)):
         raise VerifierFailure("error", f"{style} returned {result!r:.80}, not (correct, answer)")
     correct = result[0]

@@ -48,6 +48,8 @@ class Rollout:
             for name in streams_of(plan)
             if getattr(self._streams, name) is not None
         }
+        for name in submitted:
+            log.metrics[f"tempo/{name}/epoch"] = getattr(self._streams, name).epoch
         assert not under_way, "nothing is submitted ahead that the next round might not need"
         ahead = self._method.settings.ahead
         next_ones = streams_ahead(self._method, self._port.config.trainer, number, last)
@@ -59,7 +61,6 @@ class Rollout:
         for name, samples in parts.items():
             if name in ahead.streams:
                 log.metrics.update(prefixed(f"tempo/{name}", staleness(samples, number)))
-            log.metrics[f"tempo/{name}/epoch"] = getattr(self._streams, name).epoch
             if len(samples) == 0:
                 why = self._port.rollout_error()
                 raise UserError(f"no {name} rollout of round {number} succeeded{why}; see the agent loop's log")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -13,6 +14,8 @@ from pathlib import Path
 from tempo_verl.trainer.manifest import write_text
 
 logger = logging.getLogger(__name__)
+
+TERMINATING = (signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass
@@ -99,6 +102,10 @@ def told(error: BaseException) -> str:
     """Type and first line of an exception; of one that Ray has brought from a worker, those of its cause."""
     while isinstance(getattr(error, "cause", None), BaseException):
         error = error.cause  # type: ignore[attr-defined]
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, SystemExit) and error.code in TERMINATING:  # what Ray makes of a signal
+        return f"ended by {signal.Signals(error.code).name} (by hand, or by the system)"
     lines = [line for line in map(str.strip, str(error).splitlines()) if line]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
