@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the trainer's own process does in a large round: seconds and peak memory of each step.
 
-Rows of a skewed length, half as long on average as the longest. Beside some steps stands the
-way it was done before, in the same run; beside those on tokens the same functions on padded tensors. No model and no accelerator is needed: all of this is the driver's.
+Rows of a skewed length, half as long on average as the longest. Beside some steps stands the way it was done before, in
+the same run; beside those on tokens the same functions on padded tensors. No model and no accelerator is needed.
 """
 
 from __future__ import annotations
