@@ -34,7 +34,7 @@ from tempo_verl.rewards.process import most
 
 MEGATOKEN = 10**6
 # (rows, longest): all of them, and the one that is shown step by step
-SIZES = ((128, 1024), (128, 32_768), (2048, 1024), (2048, 16_384), (8192, 1024), (8192, 8192))
+SIZES = ((128, 1024), (128, 32_768), (2048, 1024), (2048, 16_384), (8192, 1024), (8192, 4096))
 SHOWN, FAST = (2048, 16_384), ((128, 1024),)
 REPLAYED = 20_480
 

@@ -119,7 +119,7 @@ def measure(fast: bool = False) -> Iterator[Section]:
         prepare(made, RunningSums(seed=1), 1, Console(quiet=True))
         overrides = [*_stage0_overrides(made, FAST, 1), "tempo.rounds=9", "tempo.calibration.warmup_rounds=0"]
         overrides += ["trainer.val_before_train=false", "trainer.save_freq=-1"]
-        for repetition in range(1 if fast else 3):
+        for repetition in range(1 if fast else 2):
             waits["`tempo-verl --help`"].append(timed(["--help"], 0))
             waits["a mistake in a setting"].append(timed(["train", "tempo.rounds=-1"], 2))
             waits["a misspelt setting"].append(timed(["train", "tempo.round=3"], 2))
