@@ -29,11 +29,11 @@ from tempo_verl.config.resume import check_folder, check_unchanged
 from tempo_verl.config.schema import read_settings
 from tempo_verl.doctor import check_entry_point, versions
 from tempo_verl.errors import UserError
-from tempo_verl.processes import end_with_parent, none_left
+from tempo_verl.processes import READY, end_with_parent, none_left
 from tempo_verl.run import Run
 from tempo_verl.trainer.status import State, read_status
 
-LOCAL, READY = "tempo_verl.local", b"\n"
+LOCAL = "tempo_verl.local"
 POLL_SECONDS = 0.5
 LONGEST_CAUSE = 500  # characters
 ANSI = re.compile(r"\x1b\[[0-9;]*m")

@@ -15,7 +15,8 @@ from typing import Any
 
 import ray
 
-READY = "\n"  # on standard input: what the run needs is made
+from tempo_verl.processes import READY
+
 NICENESS = 15  # of Ray's workers, which the models are trained in: what the trainer does beside them is to wait
 
 
@@ -41,7 +42,7 @@ def main() -> int:
     """Train. Returns the exit status."""
     from verl.trainer import main_ppo
 
-    if sys.stdin.read(1) != READY:
+    if sys.stdin.buffer.read(1) != READY:
         return 1  # whoever was to make it has died
     main_ppo.TaskRunnerV1 = Here(main_ppo.TaskRunnerV1)
     try:

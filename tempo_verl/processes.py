@@ -14,6 +14,7 @@ import psutil
 # Linux, prctl: a signal when the parent dies; processes that lose their parent become ours.
 PARENT_DEATH_SIGNAL, SUBREAPER = 1, 36
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+READY = b"\n"  # on a process's standard input: what it needs is made
 PATIENCE = 10.0  # seconds for processes to end by themselves, and again after they were asked to
 
 

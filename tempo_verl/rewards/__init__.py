@@ -288,9 +288,8 @@ def check_style(style: str) -> None:
         mathematics.check_installed()
     if style in STYLES:
         return
-    module, _, function = style.partition(":")
     try:
-        getattr(importlib.import_module(module), function)
+        _function(style)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(
             f"reward_model.style={style!r}: neither one of {', '.join(STYLES)} nor an importable module:function "
@@ -298,10 +297,15 @@ def check_style(style: str) -> None:
         ) from error
 
 
+def _function(style: str) -> Callable[[str, str | None], Any]:
+    """What ``module:function`` names."""
+    module, _, function = style.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
 def _own(style: str, response: str, ground_truth: str | None, timeout: float) -> tuple[bool, str | None]:
     if style in OURS:  # it neither hangs nor raises, and asking another process takes three times as long
-        module, _, function = style.partition(":")
-        result = getattr(importlib.import_module(module), function)(response, ground_truth)
+        result = _function(style)(response, ground_truth)
     else:
         result = workers().call(style, response, ground_truth, timeout=timeout)
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], str | None)):

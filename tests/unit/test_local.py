@@ -57,7 +57,7 @@ def test_it_does_not_begin_when_the_command_dies_before_all_is_made() -> None:
 
 
 def test_both_ends_mean_the_same() -> None:
-    assert READY.decode() == READ
+    assert READY is READ
 
 
 def test_only_a_run_on_this_machine_alone_trains_here(compose) -> None:
