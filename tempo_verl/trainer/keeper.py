@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from tempo_verl.config.resume import Fingerprint
 from tempo_verl.config.space import free_bytes
 from tempo_verl.errors import UserError
 from tempo_verl.trainer.checkpoints import Best, Checkpoints
-from tempo_verl.trainer.manifest import NAME, begin, is_ours, read_manifest, write_manifest
+from tempo_verl.trainer.manifest import NAME, begin, discard, is_ours, read_manifest, write_manifest
 from tempo_verl.trainer.status import told
 
 if TYPE_CHECKING:
@@ -140,7 +139,7 @@ class Keeper:
             write_manifest(folder, {"round": number, **better, **self.fingerprint.as_json()}, hashes=self.hashes)
         except Exception as error:  # whatever a writer of files, in whatever process, may raise
             why = told(error)
-            shutil.rmtree(folder, ignore_errors=True)  # other ranks may be writing still; without a manifest it is torn
+            discard(folder)
             last, free = self.checkpoints.latest(), free_bytes(folder)
             kept = "no checkpoint is there" if last is None else f"the checkpoint of round {last} is untouched"
             raise UserError(

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,6 +49,20 @@ def begin(folder: Path) -> None:
     """Make the folder of a checkpoint that is about to be written."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / BEGUN).touch()
+
+
+def discard(folder: Path) -> None:
+    """Remove what can be removed of a checkpoint whose writing failed.
+
+    The mark of an unfinished one stays: other ranks may be writing still, and what they leave must not be taken for
+    another run's.
+    """
+    for path in list(folder.iterdir()) if folder.is_dir() else []:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != BEGUN:
+            with contextlib.suppress(OSError):  # why the writing failed is told
+                path.unlink()
 
 
 def write_manifest(folder: Path, about: Mapping[str, Any], *, hashes: bool = True) -> None:

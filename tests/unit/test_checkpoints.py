@@ -396,7 +396,32 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_the_checkpoint_before(tmp_pa
     assert message.startswith(f"the checkpoint of round 6 cannot be written to {run.checkpoints.path(6)} (")
     assert "GB are free there); the checkpoint of round 3 is untouched; make room" in message
     assert len(message.splitlines()) == 1
-    assert (run.rounds(), run.checkpoints.settle()) == ([3], (3, []))
+    assert [path.name for path in run.checkpoints.path(6).iterdir()] == [BEGUN]
+    assert (run.checkpoints.latest(), run.checkpoints.settle()) == (3, (3, []))
+
+
+def test_what_other_ranks_write_after_one_has_died_is_written_over(tmp_path: Path) -> None:
+    run = start(tmp_path, "last")
+    run.save(3)
+
+    def dies(folder: Path) -> None:
+        raise RuntimeError("a training worker died")
+
+    def save() -> None:
+        keeper = run.keeper([])
+        keeper.settle(RESUMING)
+        keeper.due = True
+        keeper.save(6, dies if not late.exists() else run.write)
+
+    late = run.checkpoints.path(6) / "actor" / "model_world_size_2_rank_0.pt"
+    with pytest.raises(UserError, match="a training worker died"):
+        save()
+    late.parent.mkdir()
+    late.write_text("half of")
+    save()
+    assert not late.exists()
+    assert run.rounds() == [6]
+
 
 
 # ---------------------------------------------------------------------- torn, truncated, changed
