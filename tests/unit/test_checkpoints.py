@@ -423,7 +423,6 @@ def test_what_other_ranks_write_after_one_has_died_is_written_over(tmp_path: Pat
     assert run.rounds() == [6]
 
 
-
 # ---------------------------------------------------------------------- torn, truncated, changed
 
 
