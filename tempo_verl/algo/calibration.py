@@ -50,10 +50,10 @@ def calibration_loss(
     Args:
         values: (B, T+1) float, column t is V(x, y_1:t).
         target: (B,) float, c(x, y) of each response.
-        mask: (B, T+1), see ``position_mask``.
+        mask: (B, T+1), see ``position_mask``; or the weight of each position, 0 where nothing is meant.
         loss_agg_mode: ``token-mean``: mean over all valid positions;
             ``seq-mean-token-mean``: mean over non-empty rows of each row's mean.
-        num_positions: valid positions of the *whole* batch, for ``token-mean``.
+        num_positions: valid positions of the *whole* batch, or the sum of their weights, for ``token-mean``.
         num_sequences: non-empty rows of the *whole* batch, for ``seq-mean-token-mean``. With the global denominator
             the losses of micro-batches (or of data-parallel ranks) add up exactly to the loss of the whole batch.
 
@@ -69,9 +69,9 @@ def calibration_loss(
     valid = mask.bool()
     # Half-precision sums lose small terms; torch.where keeps nan in padding out of both the loss and the gradient.
     values = values if values.dtype == torch.float64 else values.float()
-    error = torch.where(valid, values - target[:, None], 0).square()
+    error = torch.where(valid, values - target[:, None], 0).square() * mask
     if loss_agg_mode == "token-mean":
-        return error.sum() / _denominator("num_positions", num_positions, valid.sum())
+        return error.sum() / _denominator("num_positions", num_positions, mask.sum())
     if loss_agg_mode == "seq-mean-token-mean":
         row_mean = error.sum(dim=1) / valid.sum(dim=1).clamp(min=1)
         return row_mean.sum() / _denominator("num_sequences", num_sequences, valid.any(dim=1).sum())

@@ -139,8 +139,12 @@ class Critic(Protocol):
     def measure(self, samples: Samples) -> Tensor:
         """Values as above. How well they agree with the verdicts of labelled ``samples`` is logged."""
 
-    def fit(self, samples: Samples, target: Tensor) -> None:
-        """Minimise the mean squared error between every V(x, y_1:t), t = 0..T, and ``target`` (B,)."""
+    def fit(self, samples: Samples, target: Tensor, weight: Tensor | None = None) -> None:
+        """Minimise the mean squared error between every V(x, y_1:t), t = 0..T, and ``target`` (B,).
+
+        Args:
+            weight: (B,) of each response in that mean; None: all alike.
+        """
 
     def train(self, samples: Samples) -> None:
         """Updates by the method's ``critic_loss``, on the fields that were written for it."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from tempo_verl.algo.advantage import on_tokens
 from tempo_verl.algo.calibration import position_mask
 from tempo_verl.methods import Method
 from tempo_verl.trainer.batch import Samples
@@ -43,12 +44,16 @@ class Critic:
         self._log.arrays.update(labeled_key=keys, labeled_value=score, labeled_correct=correct)
         return values
 
-    def fit(self, samples: Samples, target: torch.Tensor) -> None:
+    def fit(self, samples: Samples, target: torch.Tensor, weight: torch.Tensor | None = None) -> None:
         """The E-step: minimise the mean squared error between every V(x, y_1:t), t = 0..T, and ``target`` (B,).
 
-        With ``tempo.calibration.replay`` it also learns from rollouts of earlier rounds.
+        ``weight`` (B,) is that of each response in the mean. With ``tempo.calibration.replay`` the critic also learns from
+        rollouts of earlier rounds, with the weights they had.
         """
-        samples.write(outcome=target.unsqueeze(-1), loss_mask=position_mask(samples.response_mask))
+        mask = position_mask(samples.response_mask)
+        if weight is not None:
+            mask = on_tokens(weight, mask)
+        samples.write(outcome=target.unsqueeze(-1), loss_mask=mask)
         settings = self._method.settings
         if settings.calibration.replay.prompts:
             count = settings.calibration.replay.prompts * settings.labeled.n

@@ -154,8 +154,9 @@ class FakeRound:
         lengths = Rows.of(samples.response_mask).lengths.tolist()
         return of_rows([torch.tensor(known[key][: n + 1]) for key, n in zip(samples.keys, lengths, strict=True)])
 
-    def fit(self, samples: FakeSamples, target: Tensor) -> None:
-        self.calls.append(f"fit {len(samples)} to {target.tolist()}")
+    def fit(self, samples: FakeSamples, target: Tensor, weight: Tensor | None = None) -> None:
+        weighed = "" if weight is None else f", weighed {weight.tolist()}"
+        self.calls.append(f"fit {len(samples)} to {target.tolist()}{weighed}")
         self.fitted = True
 
     def train(self, samples: FakeSamples) -> None:

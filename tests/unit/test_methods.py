@@ -124,6 +124,131 @@ def test_a_frozen_critic_is_measured_and_not_fitted() -> None:
     assert trained.reward.tolist() == pytest.approx([0.1, 0.1])
 
 
+# ---------------------------------------------------------------------- residuals of labelled rows
+
+
+def test_tempo_pp_rewards_labelled_rows_with_what_the_critic_got_wrong_before_it_saw_them() -> None:
+    fake = world()
+    trained = method_of("tempo_pp", whiten=False).step(fake.round())
+    assert fake.calls == ["measure 2", "fit 2 to [1.0, 0.0]", "values of 4", "store", "update 4"]
+    assert fake.log.phases == ["e_step", "m_step"]
+    assert trained.samples.keys == ["u0_0", "u0_1", "l0_0", "l1_0"]
+    assert trained.unlabeled.tolist() == [0, 1]
+    assert trained.reward.tolist() == [1.0, 0.0, 0.5, -0.5]  # V(x, y_1:T); c - .5
+    of_unlabeled = [[1 - 0.5, 1 - 0.5, 1 - 0.75], [0 - 0.5, 0 - 0.25, 0.0]]  # as TEMPO's
+    assert fake.stored["advantages"].tolist() == [*of_unlabeled, [0.5] * 3, [-0.5, -0.5, 0.0]]
+    assert fake.log.metrics["tempo/labeled/residual"] == 0.0
+
+
+def test_every_stream_counts_as_one_mean_whatever_its_size() -> None:
+    rows = FakeSamples(["u0_0", "u0_1", "u1_0", "u1_1"], torch.ones(4, 3, dtype=torch.long), None, ["7"] * 4)
+    after = AFTER | {key: [0.5] * 4 for key in rows.keys}
+    fake = FakeRound(labeled(), rows, BEFORE, after)
+    method_of("tempo_pp", whiten=False, tempo_pp__weight=0.5).step(fake.round())
+    assert fake.stored["advantages"][4].tolist() == [0.5 * (4 / 2) * 0.5] * 3
+
+
+def test_tempo_pp_without_weight_is_tempo() -> None:
+    ours, theirs = world(penalty=-0.25), world(penalty=-0.25)
+    method_of("tempo_pp", tempo_pp__weight=0.0).step(ours.round())
+    method_of("tempo").step(theirs.round())
+    assert ours.calls == theirs.calls
+    assert torch.equal(ours.stored["advantages"], theirs.stored["advantages"])
+    assert torch.equal(ours.stored["reward"], theirs.stored["reward"])
+
+
+def test_tempo_pp_without_labelled_rows_is_tempo() -> None:
+    fake = FakeRound(None, unlabeled(), BEFORE, AFTER)
+    method_of("tempo_pp").step(fake.round(label=False))
+    assert fake.calls == ["values of 2", "store", "update 2"]
+
+
+def test_penalties_are_for_unlabelled_rows() -> None:
+    fake = world(penalty=-0.25)
+    method_of("tempo_pp", whiten=False).step(fake.round())
+    assert fake.stored["reward"].tolist() == [0.75, -0.25, 0.5, -0.5]
+
+
+def test_the_critic_may_be_fitted_last_so_that_both_streams_are_judged_by_the_same() -> None:
+    fake = world()
+    trained = method_of("tempo_pp", whiten=False, tempo_pp__fit="last").step(fake.round())
+    assert fake.calls == ["measure 2", "values of 4", "store", "update 4", "fit 2 to [1.0, 0.0]"]
+    assert trained.reward.tolist() == pytest.approx([0.1, 0.1, 0.5, -0.5])
+    fake = world()
+    method_of("tempo_pp", tempo_pp__fit="last").step(fake.round(improve=False))
+    assert fake.calls == ["measure 2", "store", "fit 2 to [1.0, 0.0]"]
+
+
+def test_residuals_after_the_fit() -> None:
+    fake = world()
+    trained = method_of("tempo_pp", whiten=False, tempo_pp__residual="after_fit").step(fake.round())
+    assert fake.calls[:3] == ["measure 2", "fit 2 to [1.0, 0.0]", "values of 2"]
+    assert trained.reward[2:].tolist() == pytest.approx([1 - 0.9, 0 - 0.2])
+
+
+def test_the_true_reward_in_place_of_the_residual() -> None:
+    fake = world()
+    trained = method_of("tempo_pp", whiten=False, actor_on_labeled=True).step(fake.round())
+    assert trained.reward[2:].tolist() == [1.0, 0.0]
+    assert pad(trained.advantages)[2].tolist() == pytest.approx([1 - 0.9] * 3)
+
+
+def test_confident_false_positives_count_more_in_the_e_step() -> None:
+    fake = world()
+    method_of("tempo_pp", tempo_pp__false_positives=2.0).step(fake.round())
+    assert fake.calls[1] == "fit 2 to [1.0, 0.0], weighed [1.0, 2.0]"  # wrong, and V = .5
+
+
+def many(score: list[float], correct: list[float]) -> tuple[FakeSamples, dict[str, list[float]]]:
+    keys = [f"l{row}_0" for row in range(len(score))]
+    rows = FakeSamples(keys, torch.ones(len(keys), 1, dtype=torch.long), correct, ["7"] * len(keys))
+    return rows, dict(zip(keys, [[0.5, value] for value in score], strict=True))
+
+
+def tuned(**options):
+    """Of 20 labelled responses with V = .9 half are right, of 20 with V = .1 one in ten: the slope is .5."""
+    correct = [float(row % 2) for row in range(20)] + [float(row % 10 == 0) for row in range(20)]
+    rows, before = many([0.9] * 20 + [0.1] * 20, correct)
+    asked = FakeSamples(["u0_0", "u0_1"], torch.ones(2, 1, dtype=torch.long), None, ["7", "8"])
+    values = before | {"u0_0": [0.5, 0.9], "u0_1": [0.5, 0.1]}
+    fake = FakeRound(rows, asked, values, values)
+    return fake, method_of("tempo_pp", whiten=False, **options).step(fake.round())
+
+
+def test_a_critic_is_trusted_as_far_as_its_values_are_right() -> None:
+    fake, trained = tuned(tempo_pp__tuned=True)
+    assert fake.log.metrics["tempo/labeled/slope"] == pytest.approx(0.5)
+    assert trained.reward[2:4].tolist() == pytest.approx([0 - 0.45, 1 - 0.45])  # c - .5 V
+    credit = pad(trained.advantages)[:, 0]
+    assert credit[:2].tolist() == pytest.approx([0.5 * 0.4, 0.5 * -0.4])
+    # two unlabelled responses to 40 labelled ones; the baseline has what the residual lacks
+    assert credit[2].item() == pytest.approx(2 / 40 * (0 - 0.45 - 0.5 * 0.5))
+
+
+def test_a_reward_that_labels_have_corrected() -> None:
+    _, trained = tuned(tempo_pp__reward="corrected")
+    assert trained.reward[:2].tolist() == pytest.approx([0.5, 0.1], abs=0.06)
+    assert trained.reward[2:4].tolist() == pytest.approx([0 - 0.5, 1 - 0.5], abs=0.06)
+
+
+def test_votes_beside_the_critic() -> None:
+    """Each labelled prompt has one response, so votes say nothing there, and get no say."""
+    _, fused = tuned(tempo_pp__reward="fused")
+    _, corrected = tuned(tempo_pp__reward="corrected")
+    assert fused.reward.tolist() == pytest.approx(corrected.reward.tolist(), abs=1e-3)
+
+
+def test_a_response_is_as_good_as_its_worst_step() -> None:
+    trained = method_of("tempo_pp", tempo_pp__reward="lowest", tempo_pp__weight=0.0).step(world().round())
+    assert trained.reward.tolist() == [0.5, 0.0]
+
+
+def test_wrong_may_be_trusted_more_than_right() -> None:
+    fake = world()
+    method_of("tempo_pp", whiten=False, tempo_pp__positive=0.5, tempo_pp__weight=0.0).step(fake.round())
+    assert fake.stored["advantages"].tolist() == [[0.25, 0.25, 0.125], [-0.5, -0.25, 0.0]]
+
+
 # ---------------------------------------------------------------------- rewards that need no critic
 
 
