@@ -52,6 +52,8 @@ METHODS = {
     "grpo": ["critic.model.path=null", "tempo.unlabeled.files=null"],
     "oracle": ["tempo.allow_labels_on_unlabeled=true"],
     "official": [],
+    "tempo_pp": [],
+    "trapo": ["critic.model.path=null", "tempo.trapo.warmup=1", "tempo.trapo.top=0.5"],
 }
 
 

@@ -56,9 +56,8 @@ def check_ahead(config: DictConfig, method: Method) -> None:
             f"{mode}: batched rollouts are not interrupted; set it to {OVERLAP}, or "
             "actor_rollout_ref.rollout.agent.agent_loop_manager_class=null"
         )
-    reads_labels = config.critic.enable or settings.actor_on_labeled or not method.needs.unlabeled
     there = {
-        "labeled": bool(settings.labeled.files and reads_labels),
+        "labeled": bool(settings.labeled.files) and method.draws_labeled(config.critic.enable),
         "unlabeled": method.needs.unlabeled,
     }
     for name in settings.ahead.streams:

@@ -240,7 +240,7 @@ def _check_batches(config: DictConfig, method: Method) -> None:
         role = found[name]
         assert role.update is not None
         _check_whole(role, role.update, f"{mini_name}={mini}", mini * samples, "samples an update")
-    if settings.actor_on_labeled or method.critic_loss != "calibration":
+    if settings.actor_on_labeled or method.mixes_streams:
         batches = batches[1:]  # the policy's has labelled rows as well, and synthetic ones make it whole
     for batch_name, batch, samples, readers in batches:
         for role in (found[name] for name in readers if name in found):

@@ -218,11 +218,14 @@ class Stateful(Protocol):
 
 @dataclass
 class Streams:
-    """Both streams and what watches them, under the methods verl calls to save and restore its data position."""
+    """Both streams, what watches them and what the method remembers, under the methods by which verl saves and restores
+    its data position.
+    """
 
     labeled: Stream | None
     unlabeled: Stream | None
     watch: Stateful | None = None
+    memory: Stateful | None = None
 
     @classmethod
     def build(
@@ -261,7 +264,7 @@ class Streams:
         on_labeled = None
         if labeled_rows is not None:
             on_labeled = Stream("labeled", labeled_rows, labeled.batch_size, labeled.shuffle, labeled.seed)
-        return cls(on_labeled, on_unlabeled, watch), answers
+        return cls(on_labeled, on_unlabeled, watch, method.memory), answers
 
     def _present(self) -> dict[str, Stateful]:
         return {name: stream for name, stream in vars(self).items() if stream is not None}

@@ -82,6 +82,10 @@ class Samples(Protocol):
         """(B,) the uid of each row's prompt; responses to one prompt share it."""
 
     @property
+    def questions(self) -> list[int]:
+        """(B,) the row of each prompt's question in its file: the same whenever it is drawn."""
+
+    @property
     def sessions(self) -> list[str]:
         """(B,) the session of each row; the outputs of one session share it."""
 
@@ -231,9 +235,11 @@ class Method(ABC):
         has_gate: its reward is a critic's value that D_L can measure, so ``tempo.calibration.gate`` applies.
         every_round: D_L is rolled out in every round, whatever ``tempo.calibration.interval`` says.
         reads_answers: it trains on answers of D_U: an upper bound, which has to be allowed.
+        mixes_streams: labelled rows are in the policy's batch, too, whatever ``tempo.actor_on_labeled`` says.
         labels_by_vote: a reward of 1 marks the answer it takes for the truth, so monitoring tells how often it is.
         reward_range: lowest and highest reward there can be, values and penalties aside; others end the run. None: any.
         critic_loss: how ``round.critic.train`` trains, a name in ``tempo_verl.trainer.losses.LOSSES``.
+        memory: what it remembers from round to round, with ``state_dict`` and ``load_state_dict``: checkpoints hold it.
     """
 
     name: ClassVar[str]
@@ -245,9 +251,11 @@ class Method(ABC):
     has_gate: ClassVar[bool] = False
     every_round: ClassVar[bool] = False
     reads_answers: ClassVar[bool] = False
+    mixes_streams: ClassVar[bool] = False
     labels_by_vote: ClassVar[bool] = False
     reward_range: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
     critic_loss: ClassVar[str] = "calibration"
+    memory: Any = None
 
     def __init__(self, settings: TempoSettings, options: Any = None):
         self.settings, self.options = settings, options
@@ -264,6 +272,14 @@ class Method(ABC):
         """
 
     # ------------------------------------------------------------------ what most methods share
+
+    def draws_labeled(self, critic: bool) -> bool:
+        """Whether D_L, where it is named, is drawn: a critic or the policy learns on it.
+
+        Args:
+            critic: ``critic.enable``.
+        """
+        return critic or self.settings.actor_on_labeled or self.mixes_streams or not self.needs.unlabeled
 
     @classmethod
     def learns_on(cls) -> str:

@@ -43,6 +43,7 @@ class Official(Method):
     needs = Needs(labeled=True, unlabeled=True, critic=True)
     Options = OfficialOptions
     every_round = True
+    mixes_streams = True
     critic_loss = "clipped"
 
     def step(self, round: Round) -> Trained:

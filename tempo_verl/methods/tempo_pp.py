@@ -56,6 +56,7 @@ class TempoPP(Method):
     Options = TempoPPOptions
     fits_critic = True
     has_gate = True
+    mixes_streams = True
     reward_range = (-1.0, 1.0)
 
     def step(self, round: Round) -> Trained:

@@ -20,6 +20,7 @@ from tensordict import NonTensorStack, TensorDict
 from transfer_queue import KVBatchMeta
 
 from tempo_verl.algo.jagged import Rows, converted, of_rows
+from tempo_verl.data.streams import row_of
 from tempo_verl.errors import UserError
 from tempo_verl.rewards import SECONDS, one_spelling
 from tempo_verl.trainer.guard import check_range
@@ -174,6 +175,11 @@ class Samples:
     def prompts(self) -> list[str]:
         """uid of the prompt of each row."""
         return [key.split("_")[0] for key in self.meta.keys]
+
+    @cached_property
+    def questions(self) -> list[int]:
+        """(B,) row of each prompt in its dataset."""
+        return [row_of(prompt) for prompt in self.prompts]
 
     @cached_property
     def reward_info(self) -> list[dict[str, Any]]:

@@ -47,7 +47,7 @@ class Critic:
     def fit(self, samples: Samples, target: torch.Tensor, weight: torch.Tensor | None = None) -> None:
         """The E-step: minimise the mean squared error between every V(x, y_1:t), t = 0..T, and ``target`` (B,).
 
-        ``weight`` (B,) is that of each response in the mean. With ``tempo.calibration.replay`` the critic also learns from
+        ``weight`` (B,) is that of each response in the mean. With ``tempo.calibration.replay`` it also learns from
         rollouts of earlier rounds, with the weights they had.
         """
         mask = position_mask(samples.response_mask)

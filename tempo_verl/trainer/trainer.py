@@ -141,7 +141,7 @@ class TempoTrainer(PPOTrainerSync):
         self.steps_per_epoch = max(1, self.steps_per_epoch)  # a batch may be larger than the set
         method, settings = self.method, self.method.settings
         other = None
-        if method.needs.unlabeled and settings.labeled.files and (self.use_critic or settings.actor_on_labeled):
+        if method.needs.unlabeled and settings.labeled.files and method.draws_labeled(self.use_critic):
             other = read_dataset(settings.labeled.files, self)
         self.watch = Watch(settings.alarms, settings.calibration.gate, settings.guard)
         self.streams, answers = Streams.build(method, self.train_dataset, other, self.watch)

@@ -52,6 +52,10 @@ class FakeSamples:
         return [key.split("_")[0] for key in self.keys]
 
     @property
+    def questions(self) -> list[int]:
+        return [int(prompt.strip("lu")) for prompt in self.prompts]
+
+    @property
     def sessions(self) -> list[str]:
         return ["_".join(key.split("_")[:2]) for key in self.keys]
 

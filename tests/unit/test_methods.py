@@ -298,6 +298,42 @@ def test_random_rewards_are_the_same_for_seed_and_round() -> None:
     assert all(0 <= value < 1 for value in first)
 
 
+def trapo(memory: dict[str, list[list[float]]], texts: list[str], **options):
+    """Two labelled responses, one right, and four responses to each of two questions."""
+    keys = [f"u{question}_{n}" for question in range(2) for n in range(4)]
+    rows = FakeSamples(keys, torch.ones(8, 3, dtype=torch.int64), None, texts)
+    method = method_of("trapo", **options)
+    method.memory.load_state_dict(memory)
+    fake = FakeRound(FakeSamples(["l0_0", "l0_1"], MASK, [1.0, 0.0]), rows, has_critic=False)
+    return fake, method, method.step(fake.round())
+
+
+LEARNT = {"0": [[0.25, 0.1], [0.5, 0.3]], "1": [[0.75, 0.1], [0.5, 0.3]]}  # as D_L is; the other way round
+
+
+def test_trapo_trains_on_labelled_rows_and_on_questions_that_are_learnt_like_them() -> None:
+    fake, method, trained = trapo(LEARNT, ["7", "7", "7", "8", "7", "8", "9", "9"], trapo__warmup=3)
+    assert trained.samples.keys == ["l0_0", "l0_1", "u0_0", "u0_1", "u0_2", "u0_3"]
+    assert trained.unlabeled.tolist() == [2, 3, 4, 5]
+    assert trained.reward.tolist() == [1, 0, 1, 1, 1, 0]
+    assert method.memory.visits[0][-1] == (0.75, 0.5)
+    assert fake.log.metrics["tempo/unlabeled/kept"] == 0.5
+    std = torch.tensor([1.0, 1.0, 1.0, 0.0]).std().item()
+    assert pad(trained.advantages)[2].tolist() == pytest.approx([0.25 / (std + 1e-6)] * 3)
+
+
+def test_trapo_begins_with_labelled_rows_alone() -> None:
+    _, method, trained = trapo(LEARNT, ["7"] * 8, trapo__warmup=4)
+    assert (trained.samples.keys, trained.unlabeled) == (["l0_0", "l0_1"], None)
+    assert [method.memory.count(question) for question in (0, 1)] == [3, 3]
+
+
+def test_a_tie_has_no_majority() -> None:
+    _, method, trained = trapo(LEARNT, ["7", "7", "8", "8", "9", "9", "9", "9"], trapo__warmup=3, trapo__top=1.0)
+    assert trained.reward.tolist() == [1, 0, *[0] * 4, *[1] * 4]
+    assert method.memory.visits[0][-1] == (0.0, 0.5)
+
+
 # ---------------------------------------------------------------------- on labelled questions
 
 
