@@ -40,15 +40,14 @@ def residual_advantage(
 
     Args:
         values: (B, T+1) float, column t is V(x, y_1:t).
-        reward: (B,) float, R of an unlabelled row; of a labelled one the residual c - R, or c - trust R.
+        reward: (B,) float, R of an unlabelled row; of a labelled one the residual c - R, or another c - k R.
         response_mask: (B, T), 1 on the policy's own tokens.
         labeled: (B,) bool.
         weight: of a labelled row. For the mean over labelled responses to count ``w`` times the mean over unlabelled
             ones it is w times the number of unlabelled responses over that of labelled ones.
         trust: of the critic on D_U, after whitening.
         positive: factor of positive advantages on D_U, after whitening.
-        labeled_baseline: how much of V(x, y_1:t-1) labelled rows have as their baseline: 0 for a residual c - R,
-            1 - trust for c - trust R, 1 for c.
+        labeled_baseline: how much of V(x, y_1:t-1) labelled rows have as their baseline: 1 - k for a reward c - k R.
         whitening: ``apart``: both divided by the standard deviation of the unlabelled tokens, the unlabelled ones
             centred; ``joint``: both centred and divided by what all tokens have, which mixes their means; ``off``.
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
@@ -34,6 +35,16 @@ class TempoPPOptions(Options):
     tuned: bool
     positive: Factor
     false_positives: Factor
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What labelled sessions say: c (S,), the critic's belief in them (S,), and how far it is to be trusted."""
+
+    sessions: Samples
+    correct: Tensor
+    believed: Tensor
+    trust: float
 
 
 class TempoPP(Method):
@@ -87,60 +98,72 @@ class TempoPP(Method):
         round.critic.fit(labeled, labeled.verdicts, weight)
 
     def _improve(self, round: Round, of_labeled: Tensor | None) -> Trained:
-        """The M-step on both streams; on D_U alone where D_L is not there, or its residuals have no weight.
+        """The M-step on both streams; on D_U alone where D_L is not there, or has no weight.
+
+        A labelled row has the reward c - k R and the baseline (1 - k) V(x, y_1:t-1): its residual where k is 1, the
+        verdict itself where k is 0.
 
         Args:
             of_labeled: (B, T_i + 1) values of the labelled rows.
         """
-        options, settings, unlabeled = self.options, self.settings, round.unlabeled.by_session()
-        labeled = None if round.labeled is None else round.labeled.by_session()
-        learnt = labeled if options.weight else None
-        parts = [] if learnt is None else [round.labeled.rows(np.flatnonzero(round.labeled.real))]
+        options, settings = self.options, self.settings
+        weight = options.weight + settings.actor_on_labeled
+        labeled = None if round.labeled is None else round.labeled.rows(np.flatnonzero(round.labeled.real))
+        parts = [labeled] if labeled is not None and weight else []
         samples = round.policy.batch(round.unlabeled, *parts)
-        values = self.values(round, samples)
-        asked, known, trust = self._features(unlabeled, samples, values), None, 1.0
-        if labeled is not None:
-            known = self._features(labeled, round.labeled, clip_values(of_labeled, settings.value_range))
-            correct = labeled.verdicts.numpy()
-            if options.reward in ("corrected", "fused"):
-                asked, known = _fitted(asked, known, correct)
-            slope = calibration_slope(known[:, 0], correct)
-            trust = slope if options.tuned and slope is not None else 1.0
-            round.log.metrics["tempo/labeled/residual"] = float((correct - known[:, 0]).mean())
-            if slope is not None:
-                round.log.metrics["tempo/labeled/slope"] = slope
-        reward, penalties = samples.align(unlabeled, torch.from_numpy(asked[:, 0])), round.policy.penalties(samples)
-        is_labeled, weight, baseline = np.zeros(len(samples), dtype=bool), options.weight, 1 - trust
-        if learnt is not None:
-            is_labeled[samples.find(learnt)] = True
-            residual = correct if settings.actor_on_labeled else correct - trust * known[:, 0]
-            reward = reward + samples.align(learnt, torch.from_numpy(residual))
-            penalties = penalties.masked_fill(torch.from_numpy(is_labeled), 0)
-            weight *= len(unlabeled) / len(learnt)
-            baseline = 1.0 if settings.actor_on_labeled else baseline
+        values, unlabeled = self.values(round, samples), round.unlabeled.by_session()
+        believed, labels = self._beliefs(round, unlabeled, samples, values, of_labeled)
+        reward, penalties = samples.align(unlabeled, believed), round.policy.penalties(samples)
+        is_labeled, residual = np.zeros(len(samples), dtype=bool), 0.0
+        for part in parts:
+            is_labeled[samples.find(part)] = True
+            residual = labels.trust * options.weight / weight
+            guided = samples.align(labels.sessions, labels.correct - residual * labels.believed)
+            reward, penalties = reward + guided, penalties.masked_fill(torch.from_numpy(is_labeled), 0)
+            weight *= len(unlabeled) / len(labels.sessions)
         advantages = residual_advantage(
             values,
             reward + penalties,
             samples.response_mask,
             is_labeled,
             weight=weight,
-            trust=trust,
+            labeled_baseline=1 - residual,
+            trust=1.0 if labels is None else labels.trust,
             positive=options.positive,
-            labeled_baseline=baseline,
             whitening=options.whitening if settings.whiten else "off",
         )
         round.policy.store(samples, reward + penalties, advantages, values)
         round.policy.update(samples)
         return Trained(samples, np.flatnonzero(samples.real & ~is_labeled), reward, advantages, values)
 
-    def _features(self, sessions: Samples, samples: Samples, values: Tensor) -> npt.NDArray[np.float64]:
-        """(S, 1) the critic's belief in each response; with ``reward=fused`` also its share of the votes, (S, 2).
+    def _beliefs(
+        self, round: Round, unlabeled: Samples, samples: Samples, values: Tensor, of_labeled: Tensor | None
+    ) -> tuple[Tensor, Labels | None]:
+        """(S,) R of the ``unlabeled`` sessions, in [0, 1] as all values; and what the labelled ones say of it.
 
         Args:
-            sessions: S rows, one for each response.
-            samples: these rows and others.
-            values: (B, T_i + 1) of ``samples``.
+            samples, values: rows that hold the unlabelled ones, and their (B, T_i + 1) values.
+            of_labeled: (B, T_i + 1) values of the labelled rows.
         """
+        asked = self._features(unlabeled, samples, values)
+        if round.labeled is None:
+            return torch.from_numpy(asked[:, 0]), None
+        sessions = round.labeled.by_session()
+        known = self._features(sessions, round.labeled, clip_values(of_labeled, self.settings.value_range))
+        correct = sessions.verdicts
+        if self.options.reward in ("corrected", "fused"):
+            fitted = fitted_probability(known, correct.numpy(), np.vstack([asked, known]))
+            if fitted is not None:
+                asked, known = np.split(fitted.astype(np.float32)[:, None], [len(asked)])
+        slope = calibration_slope(known[:, 0], correct.numpy())
+        round.log.metrics["tempo/labeled/residual"] = float((correct.numpy() - known[:, 0]).mean())
+        if slope is not None:
+            round.log.metrics["tempo/labeled/slope"] = slope
+        trust = slope if self.options.tuned and slope is not None else 1.0
+        return torch.from_numpy(asked[:, 0]), Labels(sessions, correct, torch.from_numpy(known[:, 0]), trust)
+
+    def _features(self, sessions: Samples, samples: Samples, values: Tensor) -> npt.NDArray[np.float32]:
+        """(S, 1) the critic's belief in each session; with ``reward=fused`` also its share of the votes, (S, 2)."""
         if self.options.reward == "lowest":
             believed = samples.align(samples, lowest_value(values, samples.response_mask))
         else:
@@ -160,12 +183,3 @@ class TempoPP(Method):
             self.options.fit == "last" and self.options.residual == "after_fit",
             "tempo.tempo_pp.residual=after_fit needs tempo.tempo_pp.fit=first; with fit=last nothing is fitted before",
         )
-
-
-def _fitted(asked: npt.NDArray, known: npt.NDArray, correct: npt.NDArray) -> tuple[npt.NDArray, npt.NDArray]:
-    """Features of both streams with P(right) in place of the belief; as they are where labels say too little."""
-    fitted = fitted_probability(known, correct, np.vstack([asked, known]))
-    if fitted is None:
-        return asked, known
-    both = fitted.astype(np.float32)[:, None]
-    return both[: len(asked)], both[len(asked) :]

@@ -188,9 +188,17 @@ def test_residuals_after_the_fit() -> None:
 
 def test_the_true_reward_in_place_of_the_residual() -> None:
     fake = world()
-    trained = method_of("tempo_pp", whiten=False, actor_on_labeled=True).step(fake.round())
+    trained = method_of("tempo_pp", whiten=False, actor_on_labeled=True, tempo_pp__weight=0.0).step(fake.round())
     assert trained.reward[2:].tolist() == [1.0, 0.0]
     assert pad(trained.advantages)[2].tolist() == pytest.approx([1 - 0.9] * 3)
+
+
+def test_the_true_reward_beside_the_residual() -> None:
+    fake = world()
+    trained = method_of("tempo_pp", whiten=False, actor_on_labeled=True).step(fake.round())
+    # (c - .5) + (c - .9) for the first, by the critic before and after the fit
+    assert pad(trained.advantages)[2].tolist() == pytest.approx([0.5 + 0.1] * 3)
+    assert pad(trained.advantages)[3].tolist() == pytest.approx([-0.5 - 0.2] * 2 + [0.0])
 
 
 def test_confident_false_positives_count_more_in_the_e_step() -> None:
