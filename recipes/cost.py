@@ -114,6 +114,8 @@ WORK = {
     "grpo": Work(2, 2, 2),
     "oracle": Work(2, 1, 1, 2, 1),
     "official": Work(2, 2, 2, 3, 2),
+    "tempo_pp": Work(2, 2, 2, 3, 1),
+    "trapo": Work(2, 2, 2),
 }
 
 

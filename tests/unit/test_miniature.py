@@ -83,7 +83,10 @@ def test_every_training_passes_the_checks_and_draws_as_many_samples(
 ) -> None:
     config = resolve_config(miniature.overrides(SETTINGS, out / "seed_1", 1, name))
     check(config)
-    assert config.tempo.method == {"stage0": "ppo"}.get(name, name if name in known() else "tempo")
+    of = {**SETTINGS.methods, **SETTINGS.variants, "stage0": {"overrides": SETTINGS.stage0}}[name]
+    asked = of["overrides"]
+    assert f"method={config.tempo.method}" in asked
+    assert name not in known() or config.tempo.method == name
     assert drawn(config) == (2 * SAMPLES if name == "stage0" else SAMPLES)
     assert config.tempo.labeled.seed == 1 or not config.tempo.labeled.files
     assert config.tempo.rounds == (SETTINGS.stage0_rounds if name == "stage0" else SETTINGS.rounds)

@@ -33,8 +33,8 @@ NAMES = names()
 STAGES = ("stage0", *known())
 # what the paper and the official scripts ask: which stages use D_L, which have a critic
 D_L = ("stage0", "ppo", "grpo")
-D_L_AND_D_U = ("tempo", "oracle", "official")
-NO_CRITIC = ("ttrl", "empo", "random_reward", "grpo")
+D_L_AND_D_U = ("tempo", "oracle", "official", "tempo_pp", "trapo")
+NO_CRITIC = ("ttrl", "empo", "random_reward", "grpo", "trapo")
 SETS = {
     "math": ({"dapo-math-17k"}, {"aime24", "aime25", "beyond-aime"}, {"aime26", "olymmath"}),
     "general": ({"dolci-rl-zero-general"}, {"bbh", "agieval", "zebralogic"}, {"gpqa-diamond"}),

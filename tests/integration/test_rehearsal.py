@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``recipes/miniature/rehearse.py``: every kind of method takes its rounds, and what is told is told once."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REHEARSE = Path(__file__).parents[2] / "recipes" / "miniature" / "rehearse.py"
+SMALL = ("rounds=2", "pretrain_steps=20", "stage0_rounds=2", "stage0_warmup=1", "task.n_labeled=200", "test_freq=2")
+METHODS = "tempo,tempo_pp,official,ppo,grpo,ttrl,trapo"
+
+
+@pytest.mark.slow
+def test_methods_are_rehearsed_once(tmp_path: Path) -> None:
+    command = [sys.executable, str(REHEARSE), "--out", str(tmp_path), "--seeds", "1", "--methods", METHODS]
+    command += [part for change in SMALL for part in ("--set", change)]
+    environment = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+    for again in (False, True):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")}
+        assert not again or stamps == before
+        before = stamps
+    for name in METHODS.split(","):
+        rows = [json.loads(line) for line in (tmp_path / "seed_1" / f"{name}.jsonl").read_text().splitlines()]
+        assert [row["round"] for row in rows] == [0, 2]
+        assert all(math.isfinite(row[column]) for row in rows for column in ("accuracy", "heldout", "pass@8"))
+        assert f"| `{name}` | {rows[-1]['accuracy']:.3f} |" in done.stdout
