@@ -13,7 +13,7 @@ from pydantic import Field
 
 from tempo_verl.algo.advantage import clip_values
 from tempo_verl.algo.estimate import calibration_slope, fitted_probability
-from tempo_verl.algo.residual import lowest_value, residual_advantage
+from tempo_verl.algo.residual import leave_one_out, lowest_value, residual_advantage
 from tempo_verl.algo.self_reward import cluster_reward
 from tempo_verl.methods.base import Method, Needs, Options, Round, Samples, Trained, refuse
 
@@ -31,6 +31,7 @@ class TempoPPOptions(Options):
     fit: Literal["first", "last"]
     residual: Literal["before_fit", "after_fit"]
     whitening: Literal["apart", "joint"]
+    centred: bool
     reward: Literal["final", "lowest", "corrected", "fused"]
     tuned: bool
     positive: Factor
@@ -118,7 +119,10 @@ class TempoPP(Method):
         for part in parts:
             is_labeled[samples.find(part)] = True
             residual = labels.trust * options.weight / weight
-            guided = samples.align(labels.sessions, labels.correct - residual * labels.believed)
+            guided = labels.correct - residual * labels.believed
+            if options.centred:
+                guided = leave_one_out(guided, labels.sessions.prompts)
+            guided = samples.align(labels.sessions, guided)
             reward, penalties = reward + guided, penalties.masked_fill(torch.from_numpy(is_labeled), 0)
             weight *= len(unlabeled) / len(labels.sessions)
         advantages = residual_advantage(

@@ -201,6 +201,13 @@ def test_the_true_reward_beside_the_residual() -> None:
     assert pad(trained.advantages)[3].tolist() == pytest.approx([-0.5 - 0.2] * 2 + [0.0])
 
 
+def test_what_a_question_has_in_common_is_no_signal() -> None:
+    rows = FakeSamples(["l0_0", "l0_1"], MASK, [1.0, 0.0])
+    fake = FakeRound(rows, unlabeled(), BEFORE | {"l0_1": [0.25] * 4}, AFTER | {"l0_1": [0.2] * 4})
+    method_of("tempo_pp", whiten=False, tempo_pp__centred=True).step(fake.round())
+    assert fake.stored["reward"].tolist()[2:] == [0.5 + 0.25, -0.25 - 0.5]
+
+
 def test_confident_false_positives_count_more_in_the_e_step() -> None:
     fake = world()
     method_of("tempo_pp", tempo_pp__false_positives=2.0).step(fake.round())
