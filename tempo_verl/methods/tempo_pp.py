@@ -28,6 +28,7 @@ class TempoPPOptions(Options):
     """See ``config/method/tempo_pp.yaml``."""
 
     weight: Factor
+    verdict: Factor
     fit: Literal["first", "last"]
     residual: Literal["before_fit", "after_fit"]
     whitening: Literal["apart", "joint"]
@@ -108,7 +109,7 @@ class TempoPP(Method):
             of_labeled: (B, T_i + 1) values of the labelled rows.
         """
         options, settings = self.options, self.settings
-        weight = options.weight + settings.actor_on_labeled
+        weight = options.weight + options.verdict
         labeled = None if round.labeled is None else round.labeled.rows(np.flatnonzero(round.labeled.real))
         parts = [labeled] if labeled is not None and weight else []
         samples = round.policy.batch(round.unlabeled, *parts)
