@@ -23,11 +23,13 @@ from tempo_verl.algo.evaluation import pass_at_k, question_measures
 from tempo_verl.algo.statistics import QuestionKey, question_keys
 from tempo_verl.config.flat import flatten
 from tempo_verl.errors import UserError
+from tempo_verl.report.shown import Exhibit, read_shown
 from tempo_verl.rewards import one_spelling
 
 PHASES = ("stage0", "tempo")
 POOLED_ROUNDS = 3
 OTHER_SET = "other"
+SHOWN = "predictions.shown.json"
 PASS_AT = (4, 8)  # beside n
 
 Metrics = dict[int, dict[str, float]]  # step -> name -> value
@@ -60,6 +62,7 @@ class RunData:
     method: str | None = None
     info: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    shown: Exhibit | None = None  # samples to look at
 
     def series(self, phase: str, name: str) -> tuple[list[int], list[float]]:
         """Steps and values of one metric, sorted by step; two empty lists where it was never logged."""
@@ -108,6 +111,7 @@ def read_run(run_dir: Path) -> RunData:
     if "tempo" not in run.validation:
         run.notes.append(f"{_short(folders['tempo'] / 'validation')} is missing: no intervals over questions.")
     run.pools = _read_pools(folders["tempo"] / "rounds", run.notes)
+    run.shown = read_shown(folders["tempo"] / SHOWN)
     return run
 
 

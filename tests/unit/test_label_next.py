@@ -211,7 +211,8 @@ def test_filled_in_it_becomes_a_labelled_set_that_leaves_d_u(tmp_path: Path) -> 
     assert [line["index"] for line in rank(tmp_path / "predictions.jsonl").lines] == [0, 1, 2]
     command(tmp_path, "--count", 2)
 
-    filled = [line | {"answer": answer} for line, answer in zip(lines(tmp_path / "label_next.jsonl"), (3, None), strict=True)]
+    given = zip(lines(tmp_path / "label_next.jsonl"), (3, None), strict=True)
+    filled = [line | {"answer": answer} for line, answer in given]
     (tmp_path / "filled.jsonl").write_text("".join(json.dumps(line) + "\n" for line in filled))
     more = tmp_path / "more.parquet"
     prepare(Settings((str(tmp_path / "filled.jsonl"),), more, "labeled", bad_rows="skip"))
