@@ -97,8 +97,8 @@ class Gallery:
     """
 
     decode: Decode
-    labeled: Counts = field(default_factory=Counts)
-    _kept: dict[str, list[list[Shown]]] = field(default_factory=lambda: {kind: [] for kind in MOST})
+    labeled: Counts = field(init=False, default_factory=Counts)
+    _kept: dict[str, list[list[Shown]]] = field(init=False, default_factory=lambda: {kind: [] for kind in MOST})
 
     def look(self, samples: Sequence[Sample], questions: Mapping[int, Question], trace: Callable[[int], Trace]) -> None:
         """Keep what is worth more than what is kept already.
