@@ -134,7 +134,7 @@ class Gallery:
     def _count(self, group: Sequence[Sample]) -> None:
         if group[0].correct is None:
             return
-        wrong = [sample for sample in group if not sample.correct]
+        wrong = [sample for sample in group if _is_wrong(sample)]
         self.labeled.questions += 1
         self.labeled.responses += len(group)
         self.labeled.wrong += len(wrong)
@@ -196,7 +196,7 @@ def _of_interest(group: Sequence[Sample]) -> Iterator[tuple[str, float, list[Sam
             yield DISPUTED, worth, [_best(group, candidate.answer) for candidate in in_question(found)]
         return
     known = [(sample.value, sample) for sample in group if sample.value is not None]
-    wrong = [(value, sample) for value, sample in known if not sample.correct]
+    wrong = [(value, sample) for value, sample in known if _is_wrong(sample)]
     right = [(value, sample) for value, sample in known if sample.correct]
     if wrong:
         value, sample = max(wrong, key=lambda pair: (pair[0], -pair[1].sample))
@@ -204,6 +204,11 @@ def _of_interest(group: Sequence[Sample]) -> Iterator[tuple[str, float, list[Sam
     if right:
         value, sample = min(right, key=lambda pair: (pair[0], pair[1].sample))
         yield UNDERRATED, -value, [sample]
+
+
+def _is_wrong(sample: Sample) -> bool:
+    """By a verdict: not where the verifier has failed."""
+    return sample.correct is False and sample.error is None
 
 
 def _best(group: Sequence[Sample], answer: str) -> Sample:

@@ -63,7 +63,10 @@ class Exhibit:
 
     @property
     def title(self) -> str:
-        return "Samples: where the critic is deceived" if self.critic else "Samples: where the votes are split"
+        if not self.critic:
+            return "Samples: where the votes are split"
+        deceived = any(group.title == TITLES[DECEIVED] for group in self.groups)
+        return f"Samples: where {'the critic is deceived' if deceived else 'critic and vote disagree'}"
 
 
 def read_shown(path: Path) -> Exhibit | None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -118,10 +118,10 @@ def test_confident_and_wrong_doubted_and_right_by_hand(tmp_path: Path) -> None:
             sample(1, 0, "3", 0.125, True),
             sample(1, 1, "3", 0.25, True),
         ],
-        [sample(2, 0, None, 0.5, False)],
+        [sample(2, 0, None, 0.5, False), replace(sample(2, 1, "3", 1.0, False), error="it took too long")],
         truth="3",
     )
-    assert document["labeled"] == {"questions": 3, "responses": 6, "wrong": 3, "believed": 2}
+    assert document["labeled"] == {"questions": 3, "responses": 7, "wrong": 3, "believed": 2}
     found = [(of["kind"], of["index"], of["sample"], of["score"]) for of in document["responses"]]
     assert found == [
         ("deceived", 0, 1, 0.75), ("deceived", 2, 0, 0.5), ("underrated", 1, 0, -0.125), ("underrated", 0, 2, -0.5),
@@ -197,6 +197,11 @@ def test_every_token_has_its_colour_and_its_number(page: str) -> None:
 def test_long_responses_are_collapsed(page: str) -> None:
     opened = [attributes for tag, attributes in Page(page).tags if tag == "details" and attributes.get("class")]
     assert ["open" in attributes for attributes in opened] == [True, False, True]
+
+
+def test_where_nothing_is_labelled_nobody_is_said_to_be_deceived(tmp_path: Path) -> None:
+    kept(tmp_path, [sample(0, 0, "7", 0.125), sample(0, 1, "12", 0.875)])
+    assert read_shown(tmp_path / "shown.json").title == "Samples: where critic and vote disagree"
 
 
 def test_a_run_without_a_critic_has_no_colours(tmp_path: Path) -> None:
