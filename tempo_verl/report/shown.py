@@ -65,8 +65,8 @@ class Exhibit:
     def title(self) -> str:
         if not self.critic:
             return "Samples: where the votes are split"
-        deceived = any(group.title == TITLES[DECEIVED] for group in self.groups)
-        return f"Samples: where {'the critic is deceived' if deceived else 'critic and vote disagree'}"
+        labeled = any(group.title == TITLES[DECEIVED] for group in self.groups)
+        return "Samples: is the critic deceived?" if labeled else "Samples: where critic and vote disagree"
 
 
 def read_shown(path: Path) -> Exhibit | None:

@@ -183,7 +183,7 @@ def test_every_token_has_its_colour_and_its_number(page: str) -> None:
     assert '<span class="v1" title="V 0.12"> is</span>' in page
     assert page.count('class="v') >= 11  # the legend
     for words in (
-        "Samples: where the critic is deceived",
+        "Samples: is the critic deceived?",
         "Wrong answers that the critic believes most",
         "Unlabelled questions on which critic and vote disagree most",
         "Of 16 responses to 4 labelled questions 6 are wrong",
