@@ -23,13 +23,12 @@ from tempo_verl.algo.evaluation import pass_at_k, question_measures
 from tempo_verl.algo.statistics import QuestionKey, question_keys
 from tempo_verl.config.flat import flatten
 from tempo_verl.errors import UserError
-from tempo_verl.report.shown import Exhibit, read_shown
+from tempo_verl.report.shown import SHOWN, Exhibit, read_shown
 from tempo_verl.rewards import one_spelling
 
 PHASES = ("stage0", "tempo")
 POOLED_ROUNDS = 3
 OTHER_SET = "other"
-SHOWN = "predictions.shown.json"
 PASS_AT = (4, 8)  # beside n
 
 Metrics = dict[int, dict[str, float]]  # step -> name -> value
@@ -105,13 +104,13 @@ def read_run(run_dir: Path) -> RunData:
             run.validation[phase] = validation
     if not run.metrics and not run.validation:
         raise UserError(f"no metrics in {run_dir}: expected metrics.jsonl, tempo/metrics.jsonl or stage0/metrics.jsonl")
+    run.shown = read_shown(folders["tempo"] / SHOWN)
     for phase in folders:
         if phase not in run.metrics:
             run.notes.append(f"{_short(folders[phase] / 'metrics.jsonl')} is missing: its curves are left out.")
     if "tempo" not in run.validation:
         run.notes.append(f"{_short(folders['tempo'] / 'validation')} is missing: no intervals over questions.")
     run.pools = _read_pools(folders["tempo"] / "rounds", run.notes)
-    run.shown = read_shown(folders["tempo"] / SHOWN)
     return run
 
 

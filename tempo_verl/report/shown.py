@@ -14,6 +14,7 @@ from pathlib import Path
 from tempo_verl.errors import UserError
 from tempo_verl.evaluation.shown import BELIEVED, DECEIVED, DISPUTED, UNDERRATED, Counts, Piece, Shown
 
+SHOWN = "predictions.shown.json"  # in a run folder
 LEVELS = 10  # colours from V = 0 to V = 1, less one
 SHORT = 800  # characters of a response that is shown open
 LONGEST_LINE = 90  # characters of a question in the line that opens a response

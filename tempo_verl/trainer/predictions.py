@@ -80,13 +80,14 @@ class Predictions:
         if not isinstance(rows, WithoutAnswers):  # a method that trains on answers; no prediction is to see one
             rows = WithoutAnswers(rows)
         gallery = Gallery(partial(port.tokenizer.decode, skip_special_tokens=True))
-        samples = self._draw(port, number, "predictions", rows, dict(enumerate(self._of_rows)), gallery)
+        samples = self._draw(port, number, "predictions", rows, dict(enumerate(self._of_rows)), gallery=gallery)
         labeled: list[Sample] = []
         most = settings.predictions.labeled
         if self._streams.labeled is not None and most:
             rows, source = self._streams.labeled.dataset, ("tempo.labeled.files", str(settings.labeled.files))
             asked = {row: _question(*source, row, rows[row]) for row in evenly_spaced(len(rows), most)}
-            labeled = self._draw(port, number, "predictions: labelled questions", rows, asked, gallery, verified=True)
+            title = "predictions: labelled questions"
+            labeled = self._draw(port, number, title, rows, asked, verified=True, gallery=gallery)
         out = Path(settings.predictions.file)
         gallery.write(shown_file(out))  # first: where predictions are, nothing is done again
         lines = write_predictions(out, self._questions, samples, labeled, upper_bound=self._method.reads_answers)
@@ -100,9 +101,9 @@ class Predictions:
         title: str,
         rows: Dataset,
         questions: dict[int, Question],
-        gallery: Gallery | None = None,
         *,
         verified: bool = False,
+        gallery: Gallery | None = None,
     ) -> list[Sample]:
         """n samples of each question, fewer where a rollout failed, by question and number.
 
@@ -110,8 +111,8 @@ class Predictions:
             title: of the progress bar.
             rows: the dataset that the questions are from.
             questions: by their row.
-            gallery: to show the samples to.
             verified: whether the rows have answers, and so verdicts.
+            gallery: to show the samples to.
         """
         n = self._method.settings.predictions.n
         batches = math.ceil(len(questions) * n / BATCH)  # of one size: a small one could fail as a whole
