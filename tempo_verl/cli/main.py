@@ -15,6 +15,7 @@ from rich.console import Console
 
 from tempo_verl import __version__
 from tempo_verl.cli.evaluate import answer, evaluate
+from tempo_verl.cli.label_next import label_next
 from tempo_verl.cli.paths import output_folder
 from tempo_verl.cli.prepare import prepare
 from tempo_verl.errors import UserError
@@ -47,6 +48,7 @@ def _root(
 app.command()(prepare)
 app.command()(evaluate)
 app.command()(answer)
+app.command()(label_next)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

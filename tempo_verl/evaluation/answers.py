@@ -141,7 +141,8 @@ def write_predictions(
     """Write one JSON line a question: its answer, how likely that is right, the votes, and the sample to show.
 
     ``probability`` is the calibrated one where ``calibrated`` is true. Else it is, by ``basis``, the mean critic value
-    of the samples that gave the answer, or their share. No ground truth of ``questions`` is looked at.
+    of the samples that gave the answer, or their share. ``prompt`` and ``style`` are the chat and the verifier of the
+    question. No ground truth of ``questions`` is looked at.
 
     Args:
         out: the file to write.
@@ -185,6 +186,8 @@ def _prediction(question: Question, samples: Sequence[Sample], calibrator: Calib
         "id": question.id,
         "data_source": question.data_source,
         "question": question.text,
+        "prompt": _chat(question),
+        "style": question.style,
         "answer": election.answer,
         "majority": election.majority,
         "probability": probability,
@@ -197,6 +200,12 @@ def _prediction(question: Question, samples: Sequence[Sample], calibrator: Calib
         },
         "rationale": shown and {"sample": shown.sample, "value": shown.value, "response": shown.response},
     }
+
+
+def _chat(question: Question) -> list[dict[str, Any]] | None:
+    """The messages of a question; None if there is something else than text in them, such as a picture."""
+    text = all(isinstance(message, dict) and isinstance(message.get("content"), str) for message in question.messages)
+    return question.messages if text else None
 
 
 def answer(

@@ -23,6 +23,7 @@ from tempo_verl.algo.evaluation import pass_at_k, question_measures
 from tempo_verl.algo.statistics import QuestionKey, question_keys
 from tempo_verl.config.flat import flatten
 from tempo_verl.errors import UserError
+from tempo_verl.report.shown import SHOWN, Exhibit, read_shown
 from tempo_verl.rewards import one_spelling
 
 PHASES = ("stage0", "tempo")
@@ -60,6 +61,7 @@ class RunData:
     method: str | None = None
     info: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    shown: Exhibit | None = None  # samples to look at
 
     def series(self, phase: str, name: str) -> tuple[list[int], list[float]]:
         """Steps and values of one metric, sorted by step; two empty lists where it was never logged."""
@@ -102,6 +104,7 @@ def read_run(run_dir: Path) -> RunData:
             run.validation[phase] = validation
     if not run.metrics and not run.validation:
         raise UserError(f"no metrics in {run_dir}: expected metrics.jsonl, tempo/metrics.jsonl or stage0/metrics.jsonl")
+    run.shown = read_shown(folders["tempo"] / SHOWN)
     for phase in folders:
         if phase not in run.metrics:
             run.notes.append(f"{_short(folders[phase] / 'metrics.jsonl')} is missing: its curves are left out.")

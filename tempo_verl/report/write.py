@@ -26,6 +26,7 @@ from tempo_verl.report.data import RunData
 from tempo_verl.report.methods import about
 from tempo_verl.report.plots import FIGURES, Drawing, draw
 from tempo_verl.report.results import Results
+from tempo_verl.report.shown import FILTERS
 from tempo_verl.report.tables import further_tables, main_tables, markdown
 from tempo_verl.report.words import UNDECIDED, alarm_lines, oracle_note, verdict_sentence, verdicts
 
@@ -101,7 +102,7 @@ def _page(runs: Sequence[RunData], results: Results, drawings: Sequence[Drawing]
         lstrip_blocks=True,
     )
     environment.filters["data_uri"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode("ascii")
-    environment.filters["symbols"] = symbols
+    environment.filters |= {"symbols": symbols, **FILTERS}
     one = runs[0] if results.single else None
     return environment.get_template("report.html.j2").render(
         results=results,
@@ -115,6 +116,7 @@ def _page(runs: Sequence[RunData], results: Results, drawings: Sequence[Drawing]
         tables=main_tables(results),
         alarms=alarm_lines(results),
         drawings=drawings,
+        shown=one.shown if one else None,
         further=further_tables(results),
         commands=[(run.name, command) for run in runs if (command := _command(run))],
         sections={name.capitalize(): one.section(name) for name in ("versions", "machine")} if one else {},

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
+from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
@@ -19,6 +22,7 @@ from tempo_verl.errors import UserError
 from tempo_verl.evaluation.answers import write_predictions
 from tempo_verl.evaluation.questions import Question, aligned, evenly_spaced, load_questions, question_of
 from tempo_verl.evaluation.samples import Sample
+from tempo_verl.evaluation.shown import Gallery, Trace, shown_file
 from tempo_verl.methods import Method
 from tempo_verl.trainer.batch import Samples, clear
 from tempo_verl.trainer.log import Log
@@ -61,7 +65,8 @@ class Predictions:
     def write(self, port: Port, number: int) -> tuple[list[Sample], list[Sample]]:
         """Sample D_U, and labelled questions for the calibration; write what ``tempo-verl answer`` would.
 
-        A question whose row verl has left out is in the file, without an answer.
+        Beside it, in ``shown_file``, are some responses for the report to show; they come from the same passes. A
+        question whose row verl has left out is in the file, without an answer.
 
         Args:
             number: of the last round.
@@ -74,14 +79,17 @@ class Predictions:
         settings, rows = self._method.settings, self._streams.unlabeled.dataset
         if not isinstance(rows, WithoutAnswers):  # a method that trains on answers; no prediction is to see one
             rows = WithoutAnswers(rows)
-        samples = self._draw(port, number, "predictions", rows, dict(enumerate(self._of_rows)))
+        gallery = Gallery(partial(port.tokenizer.decode, skip_special_tokens=True))
+        samples = self._draw(port, number, "predictions", rows, dict(enumerate(self._of_rows)), gallery=gallery)
         labeled: list[Sample] = []
         most = settings.predictions.labeled
         if self._streams.labeled is not None and most:
             rows, source = self._streams.labeled.dataset, ("tempo.labeled.files", str(settings.labeled.files))
             asked = {row: _question(*source, row, rows[row]) for row in evenly_spaced(len(rows), most)}
-            labeled = self._draw(port, number, "predictions: labelled questions", rows, asked, verified=True)
+            title = "predictions: labelled questions"
+            labeled = self._draw(port, number, title, rows, asked, verified=True, gallery=gallery)
         out = Path(settings.predictions.file)
+        gallery.write(shown_file(out))  # first: where predictions are, nothing is done again
         lines = write_predictions(out, self._questions, samples, labeled, upper_bound=self._method.reads_answers)
         logger.warning("%s: %s", out, " ".join(lines))
         return samples, labeled
@@ -95,6 +103,7 @@ class Predictions:
         questions: dict[int, Question],
         *,
         verified: bool = False,
+        gallery: Gallery | None = None,
     ) -> list[Sample]:
         """n samples of each question, fewer where a rollout failed, by question and number.
 
@@ -103,6 +112,7 @@ class Predictions:
             rows: the dataset that the questions are from.
             questions: by their row.
             verified: whether the rows have answers, and so verdicts.
+            gallery: to show the samples to.
         """
         n = self._method.settings.predictions.n
         batches = math.ceil(len(questions) * n / BATCH)  # of one size: a small one could fail as a whole
@@ -116,17 +126,21 @@ class Predictions:
             if port.has_critic:
                 port.sleep_engine()  # the critic needs its memory, as in a round
                 drawn = port.balanced(drawn, 1, Log(), "predictions", "critic")
-            samples += self._as_samples(port, drawn, asked, verified)
+            samples += self._as_samples(port, drawn, asked, verified, gallery)
             drawn.clear()
             if port.has_critic:
                 port.wake_engine()
         return sorted(samples, key=lambda sample: (sample.index, sample.sample))
 
-    def _as_samples(self, port: Port, drawn: Samples, asked: dict[int, Question], verified: bool) -> list[Sample]:
+    def _as_samples(
+        self, port: Port, drawn: Samples, asked: dict[int, Question], verified: bool, gallery: Gallery | None
+    ) -> list[Sample]:
         """What queue, reward manager and critic tell of each real row."""
         values: list[Any] = [None] * len(drawn)
+        along = None
         if port.has_critic:
-            values = self._method.probability(port.values(drawn), drawn.response_mask).tolist()
+            along = port.values(drawn)
+            values = self._method.probability(along, drawn.response_mask).tolist()
         known = all("pred" in info for info in drawn.reward_info)  # else another reward manager is in use
         columns = zip(
             drawn.meta.keys,
@@ -163,8 +177,27 @@ class Predictions:
                     style=question.style,
                 )
             )
+        if gallery is not None:
+            gallery.look(samples, {question.index: question for question in asked.values()}, _tracer(drawn, along))
         return samples
 
 
+def _tracer(drawn: Samples, values: Tensor | None) -> Callable[[int], Trace]:
+    """Fetch tokens and values of one response: which of the real rows -> (T,) token ids, (T + 1,) values.
+
+    Args:
+        values: (B, T_i + 1); None without a critic.
+    """
+    real, along = np.flatnonzero(drawn.real), None if values is None else values.unbind()
+
+    def trace(number: int) -> Trace:
+        row = real[number]
+        (token_ids,) = drawn.rows(np.array([row])).read("responses")["responses"].unbind()
+        return token_ids.tolist(), None if along is None else along[row].tolist()
+
+    return trace
+
+
 def _question(field: str, files: str, index: int, row: dict) -> Question:
-    return question_of(index, row, prompt_text(field, files, index, row["prompt"]), with_answers=False)
+    """A question of D_L, whose answer may be known."""
+    return question_of(index, row, prompt_text(field, files, index, row["prompt"]), with_answers=True)

@@ -111,9 +111,10 @@ def test_only_oracle_metrics_tell_the_runs_apart(runs: list[Evidence]) -> None:
 
 
 def test_the_predictions_are_the_same(runs: list[Evidence]) -> None:
-    first, second = ((run.folder / "predictions.jsonl").read_bytes() for run in runs)
-    assert first == second
-    assert first.count(b"\n") == 16
+    for name, lines in (("predictions.jsonl", 16), ("predictions.shown.json", 1)):
+        first, second = ((run.folder / name).read_bytes() for run in runs)
+        assert first == second
+        assert first.count(b"\n") == lines
 
 
 def test_epochs_are_counted_by_questions_handed_out(runs: list[Evidence]) -> None:

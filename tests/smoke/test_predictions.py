@@ -12,9 +12,12 @@ from transformers import AutoTokenizer
 
 from tempo_verl.evaluation.answers import Calibrator, elect
 from tempo_verl.evaluation.critic import Critic
+from tempo_verl.evaluation.label_next import rank
 from tempo_verl.evaluation.questions import load_questions, prompt_ids
 from tempo_verl.evaluation.samples import Sample
+from tempo_verl.evaluation.shown import MOST, shown_file
 from tempo_verl.evaluation.summary import by_question
+from tempo_verl.report.shown import read_shown
 from tempo_verl.rewards import score
 from tempo_verl.tasks.running_sums import RunningSums, write_parquet
 
@@ -102,6 +105,49 @@ def test_only_labelled_samples_have_verdicts(found: Evidence, tiny_task: Path) -
     for sample in labeled:
         verdict = score(sample.response, questions[sample.index].ground_truth, questions[sample.index].style)
         assert (sample.correct, sample.answer) == (verdict.correct, verdict.answer)
+
+
+def test_the_samples_to_look_at_are_those_of_the_predictions(
+    found: Evidence, tiny_task: Path, tiny_policy: Path
+) -> None:
+    path = shown_file(found.folder / "predictions.jsonl")
+    document, exhibit = json.loads(path.read_text()), read_shown(path)
+    samples, labeled = found.drawn
+    wrong = [sample for sample in labeled if not sample.correct]
+    believed = sum(sample.value >= 0.5 for sample in wrong)
+    assert document["labeled"] == {"questions": 32, "responses": 32 * N, "wrong": len(wrong), "believed": believed}
+    deceived, underrated, disputed = (group.responses for group in exhibit.groups)
+    worst = [max(s.value for s in group if not s.correct) for group in by_question(wrong)]
+    assert [of.value for of in deceived] == sorted(worst, reverse=True)[: MOST["deceived"]]
+    assert [of.correct for of in (*deceived, *underrated)] == [False] * len(deceived) + [True] * len(underrated)
+    questions = load_questions("--data", [tiny_task / "labeled.parquet"], with_answers=True)
+    for of in (*deceived, *underrated):
+        assert (of.reference, of.question) == (questions[of.index].ground_truth, questions[of.index].text)
+    assert {(of.reference, of.correct) for of in disputed} == {(None, None)}
+    # of both streams: the text that the predictions hold, a piece a token, and the critic's value at the end
+    for drawn, group in ((labeled, [*deceived, *underrated]), (samples, disputed)):
+        sample_of = {(sample.index, sample.sample): sample for sample in drawn}
+        for of in group:
+            sample = sample_of[of.index, of.sample]
+            assert ("".join(piece.text for piece in of.pieces), of.answer) == (sample.response, sample.answer)
+            assert (len(of.pieces), of.stretch, of.value) == (sample.tokens, 1, sample.value)
+            assert of.pieces[-1].value == pytest.approx(sample.value, abs=6e-4)  # rounded
+    # the first question to label is the first that is shown
+    first = rank(found.folder / "predictions.jsonl").lines[0]
+    assert (first["index"], first["score"]) == (disputed[0].index, pytest.approx(disputed[0].score, abs=1e-4))
+
+
+def test_v_along_a_response_is_that_of_its_prefixes(found: Evidence, tiny_task: Path, tiny_policy: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_policy)
+    of = read_shown(shown_file(found.folder / "predictions.jsonl")).groups[0].responses[0]
+    questions = load_questions("--data", [tiny_task / "labeled.parquet"], with_answers=False)
+    (prompt,) = prompt_ids(
+        [questions[of.index]], tokenizer, "qwen3", name="", chat_template_kwargs={}, max_prompt_tokens=24
+    )
+    ids = [tokenizer.convert_tokens_to_ids(piece.text) for piece in of.pieces if piece.text]
+    prefixes = [ids[: length + 1] for length in range(len(ids))]
+    expected = Critic(str(found.model(1, "critic", "end"))).final_values([prompt] * len(ids), prefixes)
+    assert [piece.value for piece in of.pieces if piece.text] == pytest.approx(expected, abs=6e-4)
 
 
 def test_nothing_stays_in_the_queue(found: Evidence) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+PAYLOAD = '</div><script>alert("x")</script><img src=x onerror=alert(1)>'  # what a response may hold
 RIGHT = "1"
 ROUNDS = 8
 
@@ -58,6 +59,30 @@ def round_metrics(step: int) -> dict:
     }
 
 
+def shown_response(kind: str, pieces: list, **other) -> dict:
+    """A response to look at; ``pieces`` are (text, V)."""
+    response = {
+        "kind": kind, "score": 0.98, "index": 0, "id": "q-0", "data_source": "sums", "question": f"3+7=\n{PAYLOAD}",
+        "reference": RIGHT, "sample": 2, "answer": PAYLOAD, "correct": False, "value": 0.98, "tokens": len(pieces),
+        "truncated": False, "votes": 1, "samples": 4, "start": 0.25, "stretch": 1,
+        "pieces": [{"text": text, "value": value} for text, value in pieces],
+    }  # fmt: skip
+    return response | other
+
+
+def shown_document() -> dict:
+    """A short response with markup in it, a long one in stretches, and one to a question of D_U."""
+    short = [("It", 0.31), (" is", 0.12), ("\n", 0.5), (PAYLOAD, 0.7), ("two", 0.98)]
+    long = [(f"{'step' * 8} {number:03d}, ", number / 399) for number in range(400)]
+    unlabeled = {"reference": None, "correct": None, "answer": "2"}
+    responses = [
+        shown_response("deceived", short),
+        shown_response("deceived", long, question="an_unbroken_word" * 40, stretch=41, tokens=16_384, truncated=True),
+        shown_response("disputed", short, **unlabeled),
+    ]
+    return {"labeled": {"questions": 4, "responses": 16, "wrong": 6, "believed": 3}, "responses": responses}
+
+
 def make_run(run: Path) -> Path:
     stage0 = [{"step": step, "data": {"tempo/labeled/accuracy": 0.1 * step}} for step in range(5)]
     write_lines(run / "stage0" / "metrics.jsonl", stage0)
@@ -80,6 +105,7 @@ def make_run(run: Path) -> Path:
     (run / "run.json").write_text(
         json.dumps(info | {"machine": {"cores": 2}, "seconds": {"stage0": 65, "tempo": 250.5}})
     )
+    (run / "tempo" / "predictions.shown.json").write_text(json.dumps(shown_document()))
     (run / "config.yaml").write_text("tempo:\n  method: tempo\n  note: <script>alert(1)</script>\n")
     return run
 

@@ -93,6 +93,8 @@ def test_a_line_of_the_predictions(tmp_path: Path) -> None:
         "id": "id 0",
         "data_source": "set",
         "question": "question 0",
+        "prompt": [],
+        "style": "exact",
         "answer": "b",
         "majority": "a",
         "probability": 0.75,
@@ -109,6 +111,13 @@ def test_a_line_of_the_predictions(tmp_path: Path) -> None:
     write_predictions(out, [question()], [sample(0, "a"), sample(1, "b")])
     assert lines(out)[0]["votes"] == {"a": {"count": 1}, "b": {"count": 1}}
     assert (lines(out)[0]["basis"], lines(out)[0]["probability"]) == ("vote share", 0.5)
+
+
+def test_the_chat_is_kept_where_it_is_text(tmp_path: Path) -> None:
+    chats = [[{"role": "user", "content": "?"}], [{"role": "user", "content": [{"image": b"no text"}]}]]
+    asked = [replace(question(index), messages=chat) for index, chat in enumerate(chats)]
+    write_predictions(tmp_path / "predictions.jsonl", asked, [])
+    assert [row["prompt"] for row in lines(tmp_path / "predictions.jsonl")] == [chats[0], None]
 
 
 def test_what_cannot_be_written_leaves_no_part_of_it(tmp_path: Path) -> None:

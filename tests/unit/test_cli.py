@@ -32,7 +32,7 @@ def refused(*arguments: object) -> str:
 
 
 def test_all_commands_are_known() -> None:
-    assert {"answer", "doctor", "evaluate", "prepare", "quickstart", "report", "train"} <= set(COMMANDS)
+    assert {"answer", "doctor", "evaluate", "label-next", "prepare", "quickstart", "report", "train"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
