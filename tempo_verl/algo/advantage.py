@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ import torch
 from tempo_verl.algo.jagged import BLOCK, Rows, clear_, empty, inside, last_token, spread
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from torch import Tensor
 
 # Added to the variance before the square root, as in verl's ``masked_whiten``.
@@ -202,7 +203,7 @@ def check_shapes(values: Tensor, response_mask: Tensor) -> None:
         raise ValueError(f"values must be (B, T+1) = {(rows, tokens + 1)}, got {tuple(values.shape)}")
 
 
-def check_per_row(name: str, x: Tensor, values: Tensor) -> None:
+def check_per_row(name: str, x: Tensor | npt.NDArray[Any], values: Tensor) -> None:
     """Raise ValueError unless ``x`` is (B,); a (B, 1) tensor would broadcast to (B, B) without a word."""
-    if x.shape != (len(values),):
+    if tuple(x.shape) != (len(values),):
         raise ValueError(f"{name} must have shape ({len(values)},), got {tuple(x.shape)}")
