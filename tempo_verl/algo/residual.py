@@ -9,8 +9,6 @@ reward whatever the critic says; a good critic only makes it less noisy.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,23 +72,6 @@ def residual_advantage(
         credit = clear_(credit.sub_(shift).mul_(torch.rsqrt(variance + VARIANCE_EPS)), valid)
     factor = torch.where(credit > 0, trust * positive, trust)
     return before.holding(converted(torch.where(of_labeled, credit, factor * credit), values.dtype)).tensor
-
-
-def leave_one_out(reward: Tensor, groups: Sequence[Hashable]) -> Tensor:
-    """(B,) each of the (B,) ``reward`` less the mean of the others in its group (RLOO, arXiv 2402.14740).
-
-    What a group has in common is no signal: a critic that is wrong about a question is wrong about all responses to it.
-    A baseline of the *other* responses leaves the expected gradient as it is. A group of one keeps its reward.
-    """
-    members: dict[Hashable, list[int]] = defaultdict(list)
-    for row, group in enumerate(groups):
-        members[group].append(row)
-    found = reward.clone()
-    for rows in members.values():
-        if len(rows) > 1:
-            own = reward[rows]
-            found[rows] = own - (own.sum() - own) / (len(rows) - 1)
-    return found
 
 
 def lowest_value(values: Tensor, response_mask: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from tempo_verl.algo.advantage import clip_values
 from tempo_verl.algo.estimate import calibration_slope, fitted_probability
-from tempo_verl.algo.residual import leave_one_out, lowest_value, residual_advantage
+from tempo_verl.algo.residual import lowest_value, residual_advantage
 from tempo_verl.algo.self_reward import cluster_reward
 from tempo_verl.methods.base import Method, Needs, Options, Round, Samples, Trained, refuse
 
@@ -32,7 +32,6 @@ class TempoPPOptions(Options):
     fit: Literal["first", "last"]
     residual: Literal["before_fit", "after_fit"]
     whitening: Literal["apart", "joint"]
-    centred: bool
     reward: Literal["final", "lowest", "corrected", "fused"]
     tuned: bool
     positive: Factor
@@ -120,11 +119,9 @@ class TempoPP(Method):
         for part in parts:
             is_labeled[samples.find(part)] = True
             residual = labels.trust * options.weight / weight
-            guided = labels.correct - residual * labels.believed
-            if options.centred:
-                guided = leave_one_out(guided, labels.sessions.prompts)
-            guided = samples.align(labels.sessions, guided)
-            reward, penalties = reward + guided, penalties.masked_fill(torch.from_numpy(is_labeled), 0)
+            reward = reward + samples.align(labels.sessions, labels.correct - residual * labels.believed)
+            # a penalty goes with a verdict; a residual is of the critic alone
+            penalties = torch.where(torch.from_numpy(is_labeled), options.verdict / weight * penalties, penalties)
             weight *= len(unlabeled) / len(labels.sessions)
         advantages = residual_advantage(
             values,

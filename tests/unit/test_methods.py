@@ -164,9 +164,13 @@ def test_tempo_pp_without_labelled_rows_is_tempo() -> None:
 
 
 def test_penalties_are_for_unlabelled_rows() -> None:
+    """A verdict has its penalty, too."""
     fake = world(penalty=-0.25)
     method_of("tempo_pp", whiten=False).step(fake.round())
     assert fake.stored["reward"].tolist() == [0.75, -0.25, 0.5, -0.5]
+    fake = world(penalty=-0.25)
+    method_of("tempo_pp", whiten=False, tempo_pp__weight=0.0, tempo_pp__verdict=1.0).step(fake.round())
+    assert fake.stored["reward"].tolist() == [0.75, -0.25, 0.75, -0.25]
 
 
 def test_the_critic_may_be_fitted_last_so_that_both_streams_are_judged_by_the_same() -> None:
@@ -199,13 +203,6 @@ def test_the_true_reward_beside_the_residual() -> None:
     # (c - .5) + (c - .9) for the first, by the critic before and after the fit
     assert pad(trained.advantages)[2].tolist() == pytest.approx([0.5 + 0.1] * 3)
     assert pad(trained.advantages)[3].tolist() == pytest.approx([-0.5 - 0.2] * 2 + [0.0])
-
-
-def test_what_a_question_has_in_common_is_no_signal() -> None:
-    rows = FakeSamples(["l0_0", "l0_1"], MASK, [1.0, 0.0])
-    fake = FakeRound(rows, unlabeled(), BEFORE | {"l0_1": [0.25] * 4}, AFTER | {"l0_1": [0.2] * 4})
-    method_of("tempo_pp", whiten=False, tempo_pp__centred=True).step(fake.round())
-    assert fake.stored["reward"].tolist()[2:] == [0.5 + 0.25, -0.25 - 0.5]
 
 
 def test_confident_false_positives_count_more_in_the_e_step() -> None:

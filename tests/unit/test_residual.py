@@ -9,7 +9,7 @@ import torch
 
 from tempo_verl.algo.estimate import calibration_slope, fitted_probability
 from tempo_verl.algo.jagged import of_rows, pad
-from tempo_verl.algo.residual import leave_one_out, lowest_value, residual_advantage
+from tempo_verl.algo.residual import lowest_value, residual_advantage
 
 # two unlabelled responses and two labelled ones; 9 is padding
 VALUES = torch.tensor([[0.5, 0.25, 0.75], [0.5, 0.0, 9.0], [0.5, 0.75, 1.0], [0.5, 0.25, 9.0]])
@@ -62,11 +62,6 @@ def test_mistakes_are_told() -> None:
         residual_advantage(VALUES, REWARD, MASK, LABELED[:, None])
     with pytest.raises(ValueError, match=r"\(B, T\+1\)"):
         residual_advantage(VALUES[:, :2], REWARD, MASK, LABELED)
-
-
-def test_a_baseline_of_the_others_in_the_group() -> None:
-    reward = torch.tensor([1.0, 0.0, 0.5, -0.25])
-    assert leave_one_out(reward, ["a", "a", "a", "b"]).tolist() == [0.75, -0.75, 0.0, -0.25]
 
 
 def test_the_lowest_value_is_that_after_one_of_the_policys_own_tokens() -> None:
