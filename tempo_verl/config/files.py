@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from tempo_verl.config.layout import roles
+from tempo_verl.data.aside import rows_aside
 from tempo_verl.data.validation import HDFS, Questions, check_disjoint, read_judging_sources, read_questions
 from tempo_verl.errors import UserError
 from tempo_verl.methods import Method
@@ -92,7 +93,8 @@ def check_questions(config: DictConfig, method: Method) -> dict[str, Questions]:
             check_style(style)
         stream = getattr(settings, name.removeprefix("tempo."))
         repeat = getattr(stream, "repeat", None)
-        most = (repeat or 1) * len(questions)
+        aside = len(rows_aside(method, len(questions))) if name == "tempo.labeled" else 0
+        most = (repeat or 1) * (len(questions) - aside)
         if stream.batch_size > most:
             raise UserError(
                 f"{name}.batch_size={stream.batch_size} is larger than the set ({len(questions)} questions in "

@@ -54,6 +54,8 @@ class Fingerprint:
         settings = {
             name: value for name, value in values.items() if not name.startswith(FREE) and not name.endswith(MEMORY)
         }
+        if method.needs.unlabeled and method.settings.predictions.file is not None:  # decides what D_L is trained on
+            settings |= {name: values[name] for name in ("tempo.predictions.labeled", "tempo.predictions.aside")}
         streams = {"tempo.labeled.files": method.settings.labeled.files}
         if method.needs.unlabeled:
             streams["tempo.unlabeled.files"] = method.settings.unlabeled.files

@@ -131,6 +131,7 @@ class Predictions(Section):
     file: str | None
     n: Count
     labeled: CountOrNone
+    aside: Annotated[float, Field(ge=0, lt=1)]
 
     @field_validator("labeled")
     @classmethod

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from torch.utils.data import Dataset
 
+from tempo_verl.data.aside import rows_aside
 from tempo_verl.errors import UserError
 from tempo_verl.rewards import check_allowed, options_of, style_of
 
@@ -109,6 +110,7 @@ class Stream:
         repeat: how often a question may be in one batch; ``batch_size`` is at most ``repeat * len(dataset)``.
         focus: 0: every question in its turn; above 0, up to but not 1: the share of the drawing probability that is
             given to questions by how uncertain the critic is about them (see :meth:`observe`).
+        without: rows that are never drawn.
         drawn: prompts handed out so far.
 
     Raises:
@@ -122,13 +124,15 @@ class Stream:
     seed: int
     repeat: int = 1
     focus: float = 0.0
+    without: frozenset[int] = frozenset()
     drawn: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self._size = len(self.dataset)  # type: ignore[arg-type]
-        if self.batch_size > self.repeat * self._size:
+        self._rows = np.array([row for row in range(self._size) if row not in self.without])
+        if self.batch_size > self.repeat * len(self._rows):
             raise UserError(
-                f"tempo.{self.name}.batch_size={self.batch_size} is larger than the set, which has {self._size} "
+                f"tempo.{self.name}.batch_size={self.batch_size} is larger than the set, which has {len(self._rows)} "
                 "questions now; lower it (data.filter_overlong_prompts=true drops prompts that are longer than "
                 "data.max_prompt_length)"
             )
@@ -139,7 +143,7 @@ class Stream:
     @property
     def epoch(self) -> float:
         """Prompts handed out so far for each question there is."""
-        return self.drawn / self._size
+        return self.drawn / len(self._rows)
 
     def next_batch(self) -> dict[str, Any]:
         """The next ``batch_size`` prompts in verl's columns, with their ``uid``."""
@@ -173,8 +177,8 @@ class Stream:
     def _next_pass(self) -> list[int]:
         self._passes += 1
         if not self.shuffle:
-            return list(range(self._size))
-        return np.random.default_rng([self.seed, self._passes]).permutation(self._size).tolist()
+            return self._rows.tolist()
+        return np.random.default_rng([self.seed, self._passes]).permutation(self._rows).tolist()
 
     def _drawn_by_uncertainty(self) -> list[int]:
         uncertain = self._uncertainty.sum()
@@ -263,7 +267,10 @@ class Streams:
             labeled_rows = rows
         on_labeled = None
         if labeled_rows is not None:
-            on_labeled = Stream("labeled", labeled_rows, labeled.batch_size, labeled.shuffle, labeled.seed)
+            without = rows_aside(method, len(labeled_rows))  # type: ignore[arg-type]
+            on_labeled = Stream(
+                "labeled", labeled_rows, labeled.batch_size, labeled.shuffle, labeled.seed, without=without
+            )
         return cls(on_labeled, on_unlabeled, watch, method.memory), answers
 
     def _present(self) -> dict[str, Stateful]:

@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from tempo_verl.data.aside import calibration_rows
 from tempo_verl.data.streams import Streams, WithoutAnswers, batch_of, row_of
 from tempo_verl.data.validation import prompt_text
 from tempo_verl.errors import UserError
 from tempo_verl.evaluation.answers import write_predictions
-from tempo_verl.evaluation.questions import Question, aligned, evenly_spaced, load_questions, question_of
+from tempo_verl.evaluation.questions import Question, aligned, load_questions, question_of
 from tempo_verl.evaluation.samples import Sample
 from tempo_verl.evaluation.shown import Gallery, Trace, shown_file
 from tempo_verl.methods import Method
@@ -85,7 +86,7 @@ class Predictions:
         most = settings.predictions.labeled
         if self._streams.labeled is not None and most:
             rows, source = self._streams.labeled.dataset, ("tempo.labeled.files", str(settings.labeled.files))
-            asked = {row: _question(*source, row, rows[row]) for row in evenly_spaced(len(rows), most)}
+            asked = {row: _question(*source, row, rows[row]) for row in calibration_rows(self._method, len(rows))}
             title = "predictions: labelled questions"
             labeled = self._draw(port, number, title, rows, asked, verified=True, gallery=gallery)
         out = Path(settings.predictions.file)

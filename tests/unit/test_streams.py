@@ -15,11 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from fields import method_of
 from torch.utils.data import Dataset
 from transformers import AutoTokenizer
 from verl.trainer.ppo.utils import create_rl_dataset
 
 import tempo_verl.data.monitor as monitor_module
+from tempo_verl.data.aside import calibration_rows, rows_aside
 from tempo_verl.data.monitor import Monitor, oracle_metrics, verdicts
 from tempo_verl.data.streams import UNLABELED_FIELDS, Answer, Stream, Streams, WithoutAnswers, batch_of, row_of
 from tempo_verl.errors import UserError
@@ -51,6 +53,44 @@ def indices(batch: dict[str, Any]) -> list[int]:
 
 def drawn(stream: Stream, batches: int) -> list[list[int]]:
     return [indices(stream.next_batch()) for _ in range(batches)]
+
+
+def settings_of(name: str = "tempo", /, **changes: Any):
+    return method_of(name, **{"predictions__file": "predictions.jsonl", "predictions__labeled": 20} | changes)
+
+
+def test_questions_that_calibrate_probabilities_are_kept_out_of_training() -> None:
+    method = settings_of(predictions__aside=0.5)
+    kept = rows_aside(method, 50)
+    assert calibration_rows(method, 50) == sorted(kept)
+    assert sorted(kept) == [row * 50 // 20 for row in range(20)]
+    rows = [{"index": row} for row in range(50)]
+    stream = Stream("labeled", rows, 10, True, 1, without=kept)  # type: ignore[arg-type]
+    seen = {row_of(uid) for _ in range(6) for uid in stream.next_batch()["uid"]}
+    assert seen == set(range(50)) - kept
+    assert stream.epoch == 2.0
+    with pytest.raises(UserError, match="larger than the set, which has 30 questions now"):
+        Stream("labeled", rows, 31, True, 1, without=kept)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "size"),
+    [
+        ("tempo", {"predictions__aside": 0.0}, 500),
+        ("tempo", {"predictions__aside": 0.1}, 199),  # 19 are too few
+        ("tempo", {"predictions__file": None}, 500),
+        ("ppo", {}, 500),  # it answers no D_U
+    ],
+)
+def test_none_is_kept_out_where_it_would_be_too_few_or_in_vain(name: str, changes: dict[str, Any], size: int) -> None:
+    method = settings_of(name, **changes)
+    assert rows_aside(method, size) == frozenset()
+    assert len(calibration_rows(method, size)) == 20
+
+
+def test_at_most_a_share_of_the_labelled_questions_is_kept_out() -> None:
+    assert len(rows_aside(settings_of(predictions__labeled=128), 500)) == 50
+    assert len(rows_aside(settings_of(predictions__labeled=128), 5000)) == 128
 
 
 def rows_of(batch: dict[str, Any]) -> list[int]:
