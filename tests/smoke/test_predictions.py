@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,13 +19,14 @@ from tempo_verl.evaluation.samples import Sample, written_samples
 from tempo_verl.evaluation.summary import by_question
 from tempo_verl.rewards import score
 from tempo_verl.tasks.running_sums import RunningSums, write_parquet
+from tempo_verl.trainer.predictions import Predictions
 
 N = 4
 TOO_LONG = 3  # the row that verl leaves out of D_U
 VALUE_TOLERANCE = 1e-4  # another batch, in float32
 
 
-EQUAL = 2 * 8 * 4 // 16 + N  # what the run draws for each question that verl leaves in D_U
+EQUAL = (8 + 4) * 4 // 16 + N  # of both streams for each question that verl leaves in D_U, and the answers
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +148,7 @@ def test_the_starting_policy_has_as_many_samples_as_the_run_draws(found: Evidenc
     assert predictions.pop(TOO_LONG)["samples"] == 0
     assert [row["samples"] for row in predictions] == [EQUAL] * 16
     assert {sample.correct for sample in samples} == {None}  # no verdict is written before the run is over
-    assert len({sample.response for sample in samples}) > 16
+    assert len({sample.response for sample in samples}) > 1
     assert all(
         row["answer"] == elect(group).answer for row, group in zip(predictions, by_question(samples), strict=True)
     )
@@ -167,25 +169,25 @@ def test_the_comparison_follows_from_samples_and_question_file(found: Evidence) 
         assert compared[side]["measures"]["avg"]["value"] == pytest.approx(sum(right) / (16 * n))
 
 
-def test_a_run_that_goes_on_does_not_ask_again(found: Evidence, without: Evidence, tour) -> None:
-    """The trainer is that of the last run, ``without``."""
-    asked = []
-
-    def port_of(*_args, **_options):
-        asked.append(1)
-        raise AssertionError("nothing is to be drawn")
-
+def test_a_run_that_goes_on_does_not_ask_again(found: Evidence, without: Evidence, tour, tmp_path: Path) -> None:
+    """The trainer is that of ``without``, which has the same models, questions and schedule. No port: a draw fails."""
     trainer = tour._trainer
-    for of, told in ((found, 0), (without, 1)):
-        predictions = trainer.predictions
-        method = trainer.method.settings.predictions
-        method.before, method.file = "equal", str(of.folder / "predictions.jsonl")
-        again = type(predictions)(trainer.config, trainer.method, trainer.streams, trainer.monitor.judge)
-        kept = of.folder / "predictions_before.samples" / "samples.jsonl"
-        stamp = kept.stat().st_mtime_ns if kept.exists() else None
-        again._digest = written_samples(found.folder / "predictions_before.samples")[0]["data_sha256"]
-        lines = again.before(port_of, 2)
-        assert len(lines) == told
-        assert (kept.stat().st_mtime_ns if kept.exists() else None) == stamp
-    assert "goes on from round 1 and has no answers of the policy that it started with" in lines[0]
-    assert not asked
+    settings = trainer.method.settings.predictions
+
+    def told(folder: Path, number: int) -> list[str]:
+        settings.before, settings.file = "equal", str(folder / "predictions.jsonl")
+        again = Predictions(trainer.config, trainer.method, trainer.streams, trainer.monitor.judge)
+        return again.before(None, number)
+
+    kept = shutil.copytree(
+        found.folder / "predictions_before.samples", tmp_path / "kept" / "predictions_before.samples"
+    )
+    whole = (kept / "samples.jsonl").read_bytes()
+    assert told(tmp_path / "kept", 1) == told(tmp_path / "kept", 2) == []  # killed before, and after, a checkpoint
+    assert (kept / "samples.jsonl").read_bytes() == whole
+    (line,) = told(tmp_path / "nothing", 2)
+    assert "goes on from round 1 and has no answers of the policy that it started with" in line
+    (kept / "settings.json").unlink()  # killed while they were written
+    assert told(tmp_path / "kept", 2) == [line.replace("nothing", "kept")]
+    with pytest.raises(AttributeError):  # it would draw
+        told(tmp_path / "kept", 1)
