@@ -215,7 +215,7 @@ def _equal_cost_notes(results: Results) -> Iterator[str]:
         )
         for vote, share in of.changed.items():
             yield f"{WORDS[vote].capitalize()}: another answer to {_percent(share)} of {of.questions} questions."
-    yield "Only samples are counted, not the updates of the models, which cost the trained policy more."
+    yield "Only samples are counted, not the updates of the models, which training costs beside them."
     if any(group.equal_cost and group.equal_cost.difference for group in results.groups):
         yield "The difference is paired by question."
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from fields import method_of
+from run_folders import make_run
 
 from tempo_verl.cli.main import main as tempo_verl_command
 from tempo_verl.config.draws import equal_samples, samples_of_rounds
@@ -27,6 +28,7 @@ from tempo_verl.evaluation.equal_cost import (
     write_comparison,
 )
 from tempo_verl.evaluation.samples import Sample, write_samples, written_samples
+from tempo_verl.report import build_comparison, build_report
 
 
 def group(index: int, answers: list[str | None], values: list[float] | None = None, right: str | None = "1"):
@@ -215,3 +217,43 @@ def test_answer_tells_of_a_finished_run(inner: str, tmp_path: Path, capsys, monk
     out = run_command("answer", str(tmp_path), capsys=capsys, monkeypatch=monkeypatch).out
     assert "majority vote: 0.0% right before, 100.0% after, +100.0 points" in out
     assert f"predictions: {predictions}" in out
+
+
+# ---------------------------------------------------------------------- the report
+
+
+def test_the_report_has_votes_before_and_after(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    before = [*group(0, ["1"] * 4 + ["2"] * 6, [0.9] * 4 + [0.1] * 6), *group(1, ["1"] * 10, [0.5] * 10)]
+    after = [*group(0, ["1"] * 8, [1.0] * 8), *group(1, ["1"] * 8, [1.0] * 8)]
+    compared = {"equal": 40, **compare(before, after, (10, 8))}
+    write_comparison(run / "tempo" / "predictions_compared.json", compared)
+    build_report(run)
+    table = (run / "table.md").read_text().partition("## Is training worth it against sampling more?")[2]
+    heads, _, *rows = table.strip().splitlines()[:6]
+    assert heads == (
+        "| answers | samples a question | one sample, on average | majority vote | vote weighted by the critic | any "
+        "sample right | the winner's votes | its weight |"
+    )
+    assert rows[1].startswith("| before training | 10 | 70.0 % | 50.0 % | 100.0 % | 100.0 % | 80.0 % |")
+    assert rows[2] == "| after training | 8 | 100.0 % | 100.0 % | 100.0 % | 100.0 % | 100.0 % | 100.0 % |"
+    assert rows[3].startswith(
+        "| difference | 8 against 10 | +30.0 points [+0.0, +60.0] | +50.0 points [+0.0, +100.0] |"
+    )
+    assert "The whole run drew 40 samples for each question of D_U" in table
+    assert "before it 10 were drawn, 25% of that." in table
+    assert "Majority vote: another answer to 50.0 % of 2 questions." in table
+    page = (run / "report.html").read_text()
+    assert "Is training worth it against sampling more?" in page
+
+
+def test_a_report_of_several_runs_has_their_means(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name) for name in ("one", "two")]
+    for run, answers in zip(runs, (["2", "2"], ["1", "1"]), strict=True):
+        compared = {"equal": 2, **compare(group(0, answers), group(0, ["1"]), (2, 1))}
+        write_comparison(run / "tempo" / "predictions_compared.json", compared)
+    results = build_comparison(runs, tmp_path / "report")
+    (of,) = results.groups
+    assert of.equal_cost.before["maj@2"].value == 0.5
+    assert of.equal_cost.before["maj@2"].std == pytest.approx(0.5**0.5)
+    assert "as many were drawn before it: equal cost." in (tmp_path / "report" / "table.md").read_text()
