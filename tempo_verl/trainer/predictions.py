@@ -89,6 +89,8 @@ class Predictions:
         Returns:
             What whoever started the run should know, a line each.
         """
+        if self._questions and number == 1:  # of an earlier run in this folder
+            comparison_file(self._out).unlink(missing_ok=True)
         n = self._number_before()
         if not n:
             return []
@@ -100,7 +102,6 @@ class Predictions:
                 f"the run goes on from round {number - 1} and has no answers of the policy that it started with "
                 f"({self._before}), so it will not tell what sampling more would have given"
             ]
-        comparison_file(self._out).unlink(missing_ok=True)
         if written is not None and written[0].items() >= drawn_with.items():
             return []
         begun = time.monotonic()
@@ -155,7 +156,7 @@ class Predictions:
         A question whose row verl has left out is in the file, without an answer.
 
         Args:
-            number: of the last round.
+            number: of the round that would come next.
 
         Returns:
             The samples of D_U and of the labelled questions.
