@@ -122,7 +122,7 @@ def evidence(run: Path) -> dict[str, str]:
         if isinstance(content, dict):
             content.pop("rng", None)  # verl's workers draw theirs from the system, and nothing is drawn from them here
         found[path.relative_to(run / "checkpoints").as_posix()] = _hash(content)
-    for name in ("predictions.jsonl", "checkpoints/best.json"):
+    for name in ("predictions.jsonl", "predictions_before.jsonl", "checkpoints/best.json"):
         if (run / name).is_file():
             found[name] = _hash((run / name).read_text())
     for path in sorted((run / "rounds").glob("*.npz")):

@@ -126,6 +126,7 @@ class Recipe:
         half: responses of a half-step.
         validated: responses of a validation.
         asked: questions of D_U.
+        before: responses of the starting policy to each of them.
         calibrated: questions of D_L that predictions are calibrated on.
         micro_batch: tokens a GPU.
         longest: tokens of the longest sample.
@@ -145,7 +146,8 @@ class Recipe:
         self.micro_batch = config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu
         self.validated = sum(QUESTIONS[name] for name in (*sets.unlabeled, *sets.heldout)) * rollout.val_kwargs.n
         self.asked = sum(QUESTIONS[name] for name in sets.unlabeled)
-        self.predictions_n, self.calibrated = config.tempo.predictions.n, config.tempo.predictions.labeled
+        predictions = config.tempo.predictions
+        self.predictions_n, self.before, self.calibrated = predictions.n, predictions.before, predictions.labeled
 
     # ------------------------------------------------------------------ memory
 
@@ -229,12 +231,12 @@ class Recipe:
         return self.validations * self.generation(self.validated)
 
     def predictions(self, stage: str) -> float:
-        """GPU-hours after the last round, of stages that learn on D_U."""
+        """GPU-hours before the first round and after the last, of stages that learn on D_U."""
         method = STAGE0 if stage == "stage0" else stage
         if not uses("unlabeled", method, critic=True):
             return 0.0
         questions = self.asked + (self.calibrated if uses("labeled", method, critic=True) else 0)
-        return self.generation(questions * self.predictions_n)
+        return self.generation(self.asked * self.before + questions * self.predictions_n)
 
     def total(self, stage: str) -> float:
         """GPU-hours of a stage."""
@@ -277,8 +279,9 @@ def tables(recipe: Recipe) -> str:
         f"A replica holds {space / 1e9:.1f} GB / {mean_kv / 1e9:.2f} GB = {math.floor(space / mean_kv)} growing "
         f"sequences; a GPU generates {recipe.throughput():,.0f} tokens a second, {recipe.generation(recipe.half):.2f} "
         f"GPU-hours a half-step. A validation is {recipe.validated:,} responses, all {recipe.validations} of a "
-        f"stage {recipe.validation():,.0f} GPU-hours; predictions are {recipe.asked * recipe.predictions_n:,} for D_U, "
-        f"with those for D_L {recipe.predictions('tempo'):.1f} GPU-hours.",
+        f"stage {recipe.validation():,.0f} GPU-hours; predictions for D_U are "
+        f"{recipe.asked * recipe.before:,} before and {recipe.asked * recipe.predictions_n:,} after, with "
+        f"those for D_L {recipe.predictions('tempo'):.1f} GPU-hours.",
         "",
         "| stage | half-steps generated | policy reads / trains | critic reads / trains | FLOPs a round "
         f"| GPU-hours a round: generation + rest | {recipe.rounds} rounds, validation and predictions, GPU-hours "

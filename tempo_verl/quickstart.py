@@ -185,6 +185,7 @@ def _tempo_overrides(run_dir: Path, stage0: Run, size: Size, seed: int) -> list[
         f"tempo.unlabeled.seed={seed + 1}",
         f"tempo.predictions.n={size.prediction_samples}",
         f"tempo.predictions.labeled={size.calibration_questions}",
+        "tempo.predictions.before=equal",  # a tiny policy's samples cost little
         f"tempo.start_from='{stage0.folder.resolve()}'",
         f"trainer.save_freq={size.tempo_rounds}",
         f"trainer.test_freq={max(size.tempo_rounds // 2, 1)}",

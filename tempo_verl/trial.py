@@ -83,6 +83,7 @@ def run_trial(model: str, folder: Path, console: Console, overrides: Sequence[st
                 f"tempo.unlabeled.files='{(folder / 'data' / 'unlabeled.parquet').resolve()}'",
                 f"tempo.unlabeled.batch_size={PROMPTS}",
                 f"tempo.predictions.n={RESPONSES}",
+                "tempo.predictions.before=0",  # a trial of the training, not of what it is worth
                 *common,
             ],
             console,

@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +36,9 @@ ROUND_MEASURES = {
     "auroc_labeled": "tempo/labeled/auroc",
     "gap_labeled": "tempo/labeled/gap",
 }
+# of each training, where its starting policy was asked as often as the whole run asked (tempo.predictions.before=equal)
+EQUAL_COST = ["seed", "method", "samples_before", "samples_after", "equal", "majority_before", "weighted_before",
+              "majority_after", "weighted_after"]  # fmt: skip
 COLUMNS = ["seed", "method", "round", *SET_MEASURES, "wrong_marked_y", *ROUND_MEASURES]
 DIGITS = 4
 LAST_OF_STAGE0 = 5
@@ -52,6 +56,40 @@ def collect(out: Path, seeds: Sequence[int], methods: Sequence[str]) -> pd.DataF
             found = [start, *_rows(out / f"seed_{seed}" / method)]
             rows += [{"seed": seed, "method": method} | row for row in found]
     return pd.DataFrame(rows, columns=COLUMNS).round(DIGITS)
+
+
+def collect_equal_cost(out: Path, seeds: Sequence[int], methods: Sequence[str]) -> pd.DataFrame:
+    """One row for each training that compared votes before and after; shares of D_U's questions answered right."""
+    from tempo_verl.evaluation.equal_cost import PREDICTIONS, comparison_file, read_comparison
+
+    rows: list[dict] = []
+    for seed, method in product(seeds, methods):
+        path = comparison_file(out / f"seed_{seed}" / method / PREDICTIONS)
+        if not path.is_file():  # a method on D_L alone, or a run without
+            continue
+        compared = read_comparison(path)
+        row: dict = {"seed": seed, "method": method, "equal": compared["equal"]}
+        for when in ("before", "after"):
+            n, measures = compared[when]["samples"], compared[when]["measures"]
+            row[f"samples_{when}"] = n
+            for vote, measure in (("majority", f"maj@{n}"), ("weighted", f"weighted_maj@{n}")):
+                row[f"{vote}_{when}"] = measures[measure]["value"] if measure in measures else None
+        rows.append(row)
+    return pd.DataFrame(rows, columns=EQUAL_COST).round(DIGITS)
+
+
+def equal_cost_table(found: pd.DataFrame) -> str:
+    """Votes before training and after it, mean and sample standard deviation over the seeds, as a Markdown table."""
+    votes = EQUAL_COST[5:]
+    lines = [
+        "| votes on D_U | samples before | after | majority before | weighted before | majority after | weighted |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for method, rows in found.groupby("method", sort=False):
+        numbers = (" / ".join(map(str, rows[f"samples_{when}"].unique())) for when in ("before", "after"))
+        cells = [*numbers, *(_cell(rows[column].astype(float), percent=True) for column in votes)]
+        lines.append(f"| `{method}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _rows(folder: Path, most: int | None = None) -> Iterator[dict]:
@@ -258,13 +296,14 @@ def figures(metrics: pd.DataFrame, out: Path) -> list[Path]:
     return paths
 
 
-def write(metrics: pd.DataFrame, about: list[dict], out: Path) -> list[str]:
+def write(metrics: pd.DataFrame, about: list[dict], out: Path, equal_cost: pd.DataFrame | None = None) -> list[str]:
     """Write ``metrics.csv``, ``about.json``, ``table.md`` (from two seeds on with the claims) and the PNGs.
 
     Args:
         metrics: as :func:`collect` makes them.
         about: of every call of ``run.py`` that they come from, as :func:`describe` tells.
         out: the folder to write.
+        equal_cost: as :func:`collect_equal_cost` makes it; None or empty: nothing is said of it.
 
     Returns:
         What to print: the text of ``table.md``, and where the figures are.
@@ -275,6 +314,9 @@ def write(metrics: pd.DataFrame, about: list[dict], out: Path) -> list[str]:
     text = table(metrics)
     if found := claims(metrics):
         text += "\n\n" + claims_table(found)
+    if equal_cost is not None and len(equal_cost):
+        equal_cost.to_csv(out / "equal_cost.csv", index=False)
+        text += "\n\n" + equal_cost_table(equal_cost)
     (out / "table.md").write_text(text + "\n", encoding="utf-8")
     return [text, f"figures: {', '.join(str(path) for path in figures(metrics, out))}"]
 
@@ -294,7 +336,8 @@ def summarise(command: str, out: Path, seeds: Sequence[int], methods: Sequence[s
     """Make the results and ``report/`` from finished runs. Returns what to print."""
     from tempo_verl.report import build_comparison
 
-    said = write(collect(out, seeds, methods), [describe(command, out, seeds, methods)], out)
+    about, equal_cost = [describe(command, out, seeds, methods)], collect_equal_cost(out, seeds, methods)
+    said = write(collect(out, seeds, methods), about, out, equal_cost)
     build_comparison([out / f"seed_{seed}" / method for method in methods for seed in seeds], out / "report")
     return said
 
@@ -326,12 +369,18 @@ def read(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[dict]]:
     return metrics, about
 
 
+def read_equal_cost(folders: Sequence[Path]) -> pd.DataFrame | None:
+    """Votes before and after of several folders; None where none has any."""
+    files = [path for folder in folders if (path := folder / "equal_cost.csv").is_file()]
+    return pd.concat(map(pd.read_csv, files), ignore_index=True) if files else None
+
+
 def main(
     folders: Annotated[list[Path], typer.Argument(help="Folders that hold a metrics.csv.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write; by default the first.")] = None,
 ) -> None:
     """Make the table and the figures again, or those of several folders together."""
-    for line in write(*read(folders), out or folders[0]):
+    for line in write(*read(folders), out or folders[0], read_equal_cost(folders)):
         print(line)
 
 

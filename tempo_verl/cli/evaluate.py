@@ -134,7 +134,9 @@ def evaluate(
 @_with_sampling_options
 def answer(
     *,
-    model: Annotated[str | None, typer.Argument(help="Hugging Face directory or name.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="Hugging Face directory or name; or a finished run, to see its answers.")
+    ] = None,
     data: Annotated[
         list[Path] | None, typer.Option(help="Questions in verl's columns; repeatable. Ground truths are not read.")
     ] = None,
@@ -148,6 +150,10 @@ def answer(
         Path | None, typer.Option(help="Folder of tempo-verl evaluate: vote on its samples, draw none.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions, the first.")] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Folder of samples of the same questions, such as RUN/predictions_before.samples: compare."),
+    ] = None,
     sampling: dict[str, Any],
 ) -> None:
     """Answer questions by a vote of n samples, weighted by a critic, with the probability that it is right.
@@ -156,11 +162,21 @@ def answer(
 
     tempo-verl answer --samples evaluations/model --out predictions.jsonl
 
+    tempo-verl answer RUN shows what the answers of a finished run are worth beside more samples of the policy that it
+    started with, and --against the same of any two policies.
+
     What it draws stays beside --out, in folders that end in .samples and .labeled: run the same command again to go on
     after an interruption, or remove them to begin anew.
     """
+    from tempo_verl.evaluation.equal_cost import compare_folders, predictions_of_run, read_comparison, told
     from tempo_verl.evaluation.samples import sample_folders
 
+    if model is not None and not data and samples is None and (found := predictions_of_run(Path(model))):
+        predictions, compared = found
+        for line in told(read_comparison(compared)):
+            print(line)
+        print(f"predictions: {predictions}")
+        return
     output_file("--out", out)
     if samples is None:
         sample_folders(out)
@@ -182,6 +198,8 @@ def answer(
         said = answers.answer(
             drawn, data, out, console, labeled=labeled or (), limit=limit, labeled_limit=labeled_limit
         )
+    if against is not None:
+        said = [*said, *told(compare_folders(against, samples or sample_folders(out)[0]))]
     for line in said:
         console.print(Text(f"note: {line}"), soft_wrap=True)
     console.print(Text(f"predictions: {out}"), soft_wrap=True)

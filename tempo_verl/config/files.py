@@ -222,6 +222,8 @@ def check_predictions(method: Method) -> None:
     if method.settings.predictions.file is None or not method.needs.unlabeled:
         return
     path = Path(method.settings.predictions.file)
+    if path.suffix in (".samples", ".labeled"):
+        raise UserError(f"tempo.predictions.file={path}: samples are kept under that name; name it .jsonl")
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UserError(

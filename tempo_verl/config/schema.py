@@ -132,6 +132,18 @@ class Predictions(Section):
     n: Count
     labeled: CountOrNone
     aside: Annotated[float, Field(ge=0, lt=1)]
+    before: int | Literal["equal"] | None
+
+    @field_validator("before", mode="before")
+    @classmethod
+    def _number_or_equal(cls, before: Any) -> Any:
+        whole = isinstance(before, int) and not isinstance(before, bool) and before >= 0
+        if not (whole or before in ("equal", None)):
+            raise ValueError(
+                f"tempo.predictions.before={before} must be a whole number, 0 or more, or equal: as many samples a "
+                "question as the whole run draws"
+            )
+        return before
 
     @field_validator("labeled")
     @classmethod

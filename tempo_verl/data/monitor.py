@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -70,6 +70,20 @@ class Monitor:
             read_unfinished=self._read_unfinished,
         )
         return float(verdict.correct)
+
+    def judge(self, rows: Sequence[int], texts: Sequence[str]) -> list[bool | None]:
+        """Verdicts for a report, when the run is over; ``None`` where a row has no answer.
+
+        Args:
+            rows: (N,) of the dataset.
+            texts: (N,) responses to them.
+        """
+        answers = [self._answers[row] if self._answers else None for row in rows]
+        checks = [
+            None if answer is None else self._threads.submit(self._check, texts.__getitem__, at, answer)
+            for at, answer in enumerate(answers)
+        ]
+        return [None if check is None else bool(check.result()) for check in checks]
 
     def metrics(self, correct: np.ndarray, prompts: list[str], reward: np.ndarray) -> dict[str, float]:
         """``tempo/oracle/*`` of a round; empty if nothing is monitored.

@@ -83,11 +83,11 @@ class Sampling:
             settings[f"{role}_fingerprint"] = None
             if path is not None and Path(path).is_dir():
                 settings[role] = str(Path(path).resolve())
-                settings[f"{role}_fingerprint"] = _fingerprint(Path(path))
+                settings[f"{role}_fingerprint"] = fingerprint(Path(path))
         return settings
 
 
-def _fingerprint(directory: Path) -> str:
+def fingerprint(directory: Path) -> str:
     """Changes when another model is saved to the directory; weights are too large to read for that."""
     files = [(file.name, file.stat()) for file in sorted(directory.iterdir()) if file.is_file()]
     listing = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]

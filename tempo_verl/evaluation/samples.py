@@ -97,7 +97,7 @@ class SampleStore:
         """Add samples, on disk when this returns."""
         samples = list(samples)
         with self._path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in samples)
+            file.writelines(map(_line, samples))
         self._add(samples)
 
     def ordered(self) -> list[Sample]:
@@ -119,6 +119,25 @@ def sample_folders(out: Path) -> tuple[Path, Path]:
         if folder == out or (folder.exists() and not folder.is_dir()):
             raise UserError(f"--out={out}: its samples are kept in the folder {folder}; name a file unlike that")
     return folders
+
+
+def write_samples(folder: Path, settings: dict[str, Any], samples: Iterable[Sample]) -> None:
+    """Write a folder anew. Its settings come last: where there are any, the samples are whole and belong to them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "settings.json").unlink(missing_ok=True)
+    write_whole(folder / "samples.jsonl", "".join(map(_line, samples)))
+    write_whole(folder / "settings.json", json.dumps(settings, indent=2))
+
+
+def written_samples(folder: Path) -> tuple[dict[str, Any], list[Sample]] | None:
+    """What :func:`write_samples` wrote; None if it did not, or was interrupted.
+
+    Raises:
+        UserError: a file is unreadable.
+    """
+    if not (folder / "settings.json").is_file():
+        return None
+    return read_settings(folder), list(_read(folder / "samples.jsonl"))
 
 
 def read_samples(folder: Path) -> tuple[dict[str, Any], list[Sample]]:
@@ -156,6 +175,10 @@ def write_whole(path: Path, text: str) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)  # there only if that failed
+
+
+def _line(sample: Sample) -> str:
+    return json.dumps(asdict(sample), ensure_ascii=False) + "\n"
 
 
 def _read(path: Path) -> Iterable[Sample]:

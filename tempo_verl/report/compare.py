@@ -6,6 +6,8 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import numpy as np
 from tempo_verl.algo.calibration import Reliability, reliability
 from tempo_verl.algo.statistics import Estimate
 from tempo_verl.errors import UserError
+from tempo_verl.evaluation.equal_cost import told
 from tempo_verl.report.alarms import find_alarms
 from tempo_verl.report.data import RunData, read_run, windows
 from tempo_verl.report.groups import Group, config_diff, group_runs, same_seeds, seeds
@@ -27,7 +30,7 @@ from tempo_verl.report.measures import (
     sources,
     validated,
 )
-from tempo_verl.report.results import Curve, GroupResult, Measured, Member, Paired, Results, Scores, Times
+from tempo_verl.report.results import Curve, EqualCost, GroupResult, Measured, Member, Paired, Results, Scores, Times
 from tempo_verl.report.style import BINS
 
 CALIBRATION = ("auroc", "gap", "brier", "ece")
@@ -94,6 +97,7 @@ def summarise(runs: Sequence[RunData]) -> Results:
         [paired for group in groups[1:] for paired in _paired(groups[0], group, of_runs)],
         notes + what_to_know(groups, of_runs),
         [f"{', '.join(names)}: {note}" if several else note for note, names in missing.items()],
+        told(runs[0].compared) if not several and runs[0].compared else [],
     )
 
 
@@ -179,6 +183,7 @@ def _group_result(group: Group, of_runs: Sequence[Validated], vary: set[str]) ->
         seconds=_seconds(runs),
         phases=_phases(runs),
         curves={name: curve for name, curve in curves.items() if curve.runs},
+        equal_cost=_equal_cost(runs),
     )
 
 
@@ -258,6 +263,35 @@ def _reliability(runs: Sequence[RunData]) -> dict[str, Reliability]:
         name: reliability(*(np.concatenate([getattr(pool, of) for pool in pools]) for of in ("value", "correct")), BINS)
         for name, pools in of_runs.items()
     }
+
+
+def _equal_cost(runs: Sequence[RunData]) -> EqualCost | None:
+    """Over the runs, whose numbers of samples have to be the same."""
+    found = [run.compared for run in runs if run.compared is not None]
+    numbers = {(of["equal"], of["before"]["samples"], of["after"]["samples"], of["questions"]) for of in found}
+    if len(found) < len(runs) or len(numbers) != 1:
+        return None
+    ((equal, n_before, n_after, questions),) = numbers
+
+    def over(*path: str) -> dict[str, Measured]:
+        parts = [reduce(getitem, path, of) for of in found]
+        shared = [name for name in parts[0] if all(name in part for part in parts)]
+        estimates = {name: [Estimate(**part[name]) for part in parts] for name in shared}
+        return {name: over_runs(of) for name, of in estimates.items()}
+
+    return EqualCost(
+        equal=equal,
+        samples=(n_before, n_after),
+        before=over("before", "measures"),
+        after=over("after", "measures"),
+        difference=over("difference"),
+        changed={
+            name: over_runs([of["changed"][name] / questions for of in found])
+            for name in found[0]["changed"]
+            if all(name in of["changed"] for of in found)
+        },
+        questions=questions,
+    )
 
 
 def _seconds(runs: Sequence[RunData]) -> dict[str, Times]:

@@ -20,6 +20,7 @@ IGNORED = (
     "trainer.resume_",
     "trainer.save_freq",
     "tempo.checkpoint.",
+    "tempo.predictions.before",
     "ray_kwargs.",
 )
 ORACLE_MARK = "[ORACLE]"

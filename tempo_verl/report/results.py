@@ -68,6 +68,28 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class EqualCost:
+    """Votes of the starting policy on D_U beside those of the trained one.
+
+    Attributes:
+        equal: samples a question that each run drew in all, which is what its training cost.
+        samples: samples a question, before and after.
+        before, after: measure, see ``evaluation.equal_cost.compare`` -> number.
+        difference: ``average``, ``majority``, ``weighted`` -> after minus before, all samples of each.
+        changed: ``majority``, ``weighted`` -> share of the questions that get another answer.
+        questions: how many.
+    """
+
+    equal: int
+    samples: tuple[int, int]
+    before: dict[str, Measured]
+    after: dict[str, Measured]
+    difference: dict[str, Measured]
+    changed: dict[str, Measured]
+    questions: int
+
+
+@dataclass(frozen=True)
 class Times:
     """A part of a round: each run's median of a round, and its sum over all rounds."""
 
@@ -98,6 +120,7 @@ class GroupResult:
         seconds: part of a round -> times. Parts can contain one another.
         phases: phase of the run -> seconds it took.
         curves: metric, or ``<set>/<measure>`` -> over rounds; those of a stage 0 begin with ``stage0/``.
+        equal_cost: None where a run has no answers of the policy that it started with, or runs have different numbers.
     """
 
     name: str
@@ -111,6 +134,7 @@ class GroupResult:
     seconds: dict[str, Times]
     phases: dict[str, Measured]
     curves: dict[str, Curve]
+    equal_cost: EqualCost | None
 
 
 @dataclass(frozen=True)
@@ -133,6 +157,7 @@ class Results:
     paired: list[Paired]
     notes: list[str]
     missing: list[str]  # what the run folders lack
+    worth: list[str]  # of a single run: whether training was worth it against sampling more, in words
     plots: list[str] = field(default_factory=list)
 
     @property

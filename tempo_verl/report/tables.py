@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from rich.console import Console
@@ -12,9 +12,10 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table as RichTable
 
+from tempo_verl.evaluation.equal_cost import WORDS, votes_at
 from tempo_verl.markdown import cell
 from tempo_verl.report.measures import SELECTED_BY, set_label
-from tempo_verl.report.results import Results, Scores
+from tempo_verl.report.results import Measured, Results, Scores
 from tempo_verl.report.words import (
     CHANGE,
     NONE,
@@ -32,6 +33,17 @@ from tempo_verl.report.words import (
     verdict_sentence,
 )
 
+WORTH = "Is training worth it against sampling more?"
+COLUMNS = {
+    "avg": "one sample, on average",
+    "maj": "majority vote",
+    "weighted_maj": "vote weighted by the critic",
+    "pass": "any sample right",
+    "share": "the winner's votes",
+    "weighted_share": "its weight",
+}
+ONCE = ("share", "weighted_share")  # measured on all samples alone
+OF_ALL = {"avg": "average", "maj": "majority", "weighted_maj": "weighted"}
 TIMING_ROWS = 12
 TIMING_LABELS = {
     "gen": "generation",
@@ -74,7 +86,7 @@ class Table:
 def main_tables(results: Results) -> list[Table]:
     """What was measured, the table to print first."""
     tables = [] if results.single else [_summary(results)]
-    return _shown(results, [*tables, _before_and_after(results), _paired(results)])
+    return _shown(results, [*tables, _before_and_after(results), _equal_cost(results), _paired(results)])
 
 
 def further_tables(results: Results) -> list[Table]:
@@ -159,6 +171,53 @@ def _before_and_after(results: Results) -> Table:
     shown = {"avg": "avg@n", "pass": "pass@k", "maj": "maj@n"}
     terms = {shown.get(kind, kind): meaning for kind, meaning in TERMS.items() if kind in kinds}
     return Table("Before and after", heads, rows, " ".join(note), names=3, by_set=True, terms=terms)
+
+
+def _equal_cost(results: Results) -> Table:
+    """A row for each number of voting samples, before training and after it, and the difference of all."""
+    found = [(group.name, group.equal_cost) for group in results.groups if group.equal_cost is not None]
+    kinds = [
+        kind for kind in COLUMNS if any(kind in (name, name.partition("@")[0]) for _, of in found for name in of.before)
+    ]
+    rows = []
+    for name, of in found:
+        n_before, n_after = of.samples
+        for when, n, measured in (("before training", n_before, of.before), ("after training", n_after, of.after)):
+            for k in votes_at(n):
+                cells = [measured.get(kind if kind in (*ONCE, "avg") else f"{kind}@{k}") for kind in kinds]
+                shown = [None if kind in ONCE and k < n else one for kind, one in zip(kinds, cells, strict=True)]
+                rows.append([name, when, f"{k:,}", *map(_percent, shown)])
+        if of.difference:
+            changes = [text(of.difference.get(OF_ALL.get(kind, "")), POINTS) for kind in kinds]
+            rows.append([name, "difference", f"{n_after:,} against {n_before:,}", *changes])
+    heads = ["group", "answers", "samples a question", *map(COLUMNS.__getitem__, kinds)]
+    return Table(WORTH, heads, rows, " ".join(_equal_cost_notes(results)), names=2)
+
+
+def _percent(measured: Measured | None) -> str:
+    return NONE if measured is None else f"{short(measured, SHARE)} %"
+
+
+def _equal_cost_notes(results: Results) -> Iterator[str]:
+    yield (
+        "Answers to D_U by the policy, and critic, that the run started with, and by the trained one. Of fewer samples "
+        "than there are, the vote is the mean over choices among them."
+    )
+    for group in results.groups:
+        if (of := group.equal_cost) is None:
+            continue
+        n, the = of.samples[0], "The" if len(results.groups) == 1 else f"{group.name}: the"
+        drew = f"{the} whole run drew {of.equal:,} samples for each question of D_U, in its rounds and its answers"
+        yield drew + (
+            ", and as many were drawn before it: equal cost."
+            if n == of.equal
+            else f"; before it {n:,} were drawn, {n / of.equal:.0%} of that."
+        )
+        for vote, share in of.changed.items():
+            yield f"{WORDS[vote].capitalize()}: another answer to {_percent(share)} of {of.questions} questions."
+    yield "Only samples are counted, not the updates of the models, which training costs beside them."
+    if any(group.equal_cost and group.equal_cost.difference for group in results.groups):
+        yield "The difference is paired by question."
 
 
 def _paired(results: Results) -> Table:
@@ -268,6 +327,10 @@ def print_table(results: Results, console: Console) -> None:
     lines = [verdict_sentence(results), *(line for line, _ in alarm_lines(results)), *results.notes]
     for line in filter(None, lines):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if results.worth:
+        console.print(WORTH, style="bold", highlight=False)
+        for line in results.worth:
+            console.print(f"- {line}", highlight=False, markup=False, soft_wrap=True)
     if results.stamp:
         console.print(results.stamp, style="bold", highlight=False, markup=False, soft_wrap=True)
 

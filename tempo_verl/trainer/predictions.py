@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""After the last round: answers to all of D_U, with the final policy and critic."""
+"""Answers to all of D_U: after the last round, and before the first, to tell whether training was worth it."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from tempo_verl.config.draws import equal_samples, samples_of_rounds
 from tempo_verl.data.aside import calibration_rows
 from tempo_verl.data.streams import Streams, WithoutAnswers, batch_of, row_of
 from tempo_verl.data.validation import prompt_text
 from tempo_verl.errors import UserError
 from tempo_verl.evaluation.answers import write_predictions
-from tempo_verl.evaluation.questions import Question, aligned, load_questions, question_of
-from tempo_verl.evaluation.samples import Sample
+from tempo_verl.evaluation.engines import fingerprint
+from tempo_verl.evaluation.equal_cost import before_file, compare, comparison_file, told, write_comparison
+from tempo_verl.evaluation.questions import Question, aligned, digest, load_questions, question_of
+from tempo_verl.evaluation.samples import Sample, sample_folders, spelled, write_samples, written_samples
 from tempo_verl.evaluation.shown import Gallery, Trace, shown_file
 from tempo_verl.methods import Method
 from tempo_verl.trainer.batch import Samples, clear
@@ -35,17 +40,27 @@ BATCH = 2048  # samples drawn at a time: as many as a large round's, all of whic
 
 
 class Predictions:
-    """Answers every question of D_U's files at the end of a run; nothing where no file or no D_U is named.
+    """Answers every question of D_U's files, at the end of a run and before it; nothing without a file or a D_U.
+
+    Args:
+        judge: gives verdicts on responses to rows of D_U, see ``Monitor.judge``; asked when the run is over.
 
     Raises:
         UserError: verl has left rows out and changed the others, so that they cannot be told apart.
     """
 
-    def __init__(self, config: DictConfig, method: Method, streams: Streams):
-        self._method, self._streams = method, streams
+    def __init__(
+        self,
+        config: DictConfig,
+        method: Method,
+        streams: Streams,
+        judge: Callable[[Sequence[int], Sequence[str]], list[bool | None]],
+    ):
+        self._config, self._method, self._streams, self._judge = config, method, streams, judge
         self._longest = config.data.max_response_length
         self._questions: list[Question] = []
         self._of_rows: list[Question] = []
+        self._digest = ""
         files = method.settings.unlabeled.files
         if streams.unlabeled is None or method.settings.predictions.file is None or config.trainer.val_only:
             return
@@ -61,7 +76,83 @@ class Predictions:
                 f"tempo.predictions.file: {len(questions) - len(rows)} rows of {field} were left out (data.filter_"
                 "overlong_prompts), and the others cannot be told apart; set it to null, and use tempo-verl answer"
             )
-        self._questions, self._of_rows = questions, of_rows
+        self._questions, self._of_rows, self._digest = questions, of_rows, digest(paths)
+        self._out = Path(method.settings.predictions.file)
+        self._before = before_file(self._out)
+        self._samples, self._samples_before = (sample_folders(out)[0] for out in (self._out, self._before))
+
+    def before(self, port: Port, number: int) -> list[str]:
+        """Let the policy and critic that the run starts with answer D_U (``tempo.predictions.before``).
+
+        What this run has drawn before it was interrupted is not drawn again. A run that goes on from a later round
+        cannot draw it any more.
+
+        Args:
+            number: of the next round.
+
+        Returns:
+            What whoever started the run should know, a line each.
+        """
+        if self._questions and number == 1:  # of an earlier run in this folder
+            comparison_file(self._out).unlink(missing_ok=True)
+        n = self._number_before()
+        if not n:
+            return []
+        drawn_with, written = self._drawn_with(n), written_samples(self._samples_before)
+        if number > 1:
+            if written is not None and written[0]["data_sha256"] == drawn_with["data_sha256"]:
+                return []
+            return [
+                f"the run goes on from round {number - 1} and has no answers of the policy that it started with "
+                f"({self._before}), so it will not tell what sampling more would have given"
+            ]
+        if written is not None and written[0].items() >= drawn_with.items():
+            return []
+        begun = time.monotonic()
+        samples = self._draw(port, number, "predictions before round 1", *self._asked(), n)
+        drawn_with["seconds"] = round(time.monotonic() - begun, 1)
+        write_predictions(self._before, self._questions, samples, upper_bound=False)
+        write_samples(self._samples_before, drawn_with, samples)
+        return []
+
+    def _number_before(self) -> int:
+        """Samples a question before the first round; 0: none."""
+        asked = self._method.settings.predictions.before
+        if not self._questions or not asked:
+            return 0
+        equal = self._equal(self._method.settings.rounds)
+        return equal if asked == "equal" else min(int(asked), equal)
+
+    def _equal(self, rounds: int) -> int:
+        """Samples a question that so many rounds, and the answers after them, are worth."""
+        drawn = samples_of_rounds(
+            self._method,
+            self._config.actor_rollout_ref.rollout.n,
+            rounds,
+            has_labeled=self._streams.labeled is not None,
+        )
+        return equal_samples(drawn, len(self._of_rows), self._method.settings.predictions.n)
+
+    def _drawn_with(self, n: int) -> dict[str, Any]:
+        """All that the starting policy's samples depend on."""
+        rollout, data = self._config.actor_rollout_ref.rollout, self._config.data
+        settings: dict[str, Any] = {"n": n, "data_sha256": self._digest}
+        models = {"model": self._config.actor_rollout_ref.model.path}
+        if self._config.critic.enable:
+            models["critic"] = self._config.critic.model.path
+        for role, path in models.items():
+            print_ = fingerprint(Path(path)) if Path(path).is_dir() else None
+            settings |= {role: str(path), f"{role}_fingerprint": print_}
+        settings |= {name: rollout[name] for name in ("temperature", "top_p", "top_k")}
+        settings |= {name: data[name] for name in ("max_prompt_length", "max_response_length")}
+        return settings | {"final_value": self._method.settings.final_value}
+
+    def _asked(self) -> tuple[Dataset, dict[int, Question]]:
+        """The rows of D_U without their answers, and their questions."""
+        rows = self._streams.unlabeled.dataset
+        if not isinstance(rows, WithoutAnswers):  # a method that trains on answers; no prediction is to see one
+            rows = WithoutAnswers(rows)
+        return rows, dict(enumerate(self._of_rows))
 
     def write(self, port: Port, number: int) -> tuple[list[Sample], list[Sample]]:
         """Sample D_U, and labelled questions for the calibration; write what ``tempo-verl answer`` would.
@@ -70,30 +161,54 @@ class Predictions:
         question whose row verl has left out is in the file, without an answer.
 
         Args:
-            number: of the last round.
+            number: of the round that would come next.
 
         Returns:
             The samples of D_U and of the labelled questions.
         """
         if not self._questions:
             return [], []
-        settings, rows = self._method.settings, self._streams.unlabeled.dataset
-        if not isinstance(rows, WithoutAnswers):  # a method that trains on answers; no prediction is to see one
-            rows = WithoutAnswers(rows)
+        settings = self._method.settings
+        n = settings.predictions.n
         gallery = Gallery(partial(port.tokenizer.decode, skip_special_tokens=True))
-        samples = self._draw(port, number, "predictions", rows, dict(enumerate(self._of_rows)), gallery=gallery)
+        samples = self._draw(port, number, "predictions", *self._asked(), n, gallery=gallery)
         labeled: list[Sample] = []
         most = settings.predictions.labeled
         if self._streams.labeled is not None and most:
             rows, source = self._streams.labeled.dataset, ("tempo.labeled.files", str(settings.labeled.files))
             asked = {row: _question(*source, row, rows[row]) for row in calibration_rows(self._method, len(rows))}
             title = "predictions: labelled questions"
-            labeled = self._draw(port, number, title, rows, asked, verified=True, gallery=gallery)
-        out = Path(settings.predictions.file)
-        gallery.write(shown_file(out))  # first: where predictions are, nothing is done again
-        lines = write_predictions(out, self._questions, samples, labeled, upper_bound=self._method.reads_answers)
-        logger.warning("%s: %s", out, " ".join(lines))
+            labeled = self._draw(port, number, title, rows, asked, n, verified=True, gallery=gallery)
+        gallery.write(shown_file(self._out))
+        self._compare(samples, number - 1)
+        # last: a run that has this file has nothing left to do
+        lines = write_predictions(self._out, self._questions, samples, labeled, upper_bound=self._method.reads_answers)
+        logger.warning("%s: %s", self._out, " ".join(lines))
         return samples, labeled
+
+    def _compare(self, samples: list[Sample], rounds: int) -> None:
+        """Tell whether training was worth it, if the starting policy was asked."""
+        written = written_samples(self._samples_before) if self._number_before() else None
+        if written is None or written[0]["data_sha256"] != self._digest:
+            return
+        n = self._method.settings.predictions.n
+        write_samples(self._samples, {"n": n, "data_sha256": written[0]["data_sha256"]}, samples)
+        compared = {
+            "rounds": rounds,
+            "equal": self._equal(rounds),
+            "upper_bound": self._method.reads_answers,
+            "seconds_before": written[0]["seconds"],
+            **compare(self._judged(written[1]), self._judged(samples), (written[0]["n"], n)),
+        }
+        write_comparison(comparison_file(self._out), compared)
+        logger.warning("%s: %s", comparison_file(self._out), "; ".join(told(compared)))
+
+    def _judged(self, samples: Sequence[Sample]) -> list[Sample]:
+        """With verdicts, where D_U's file has answers to watch the run by."""
+        row_of_question = {question.index: row for row, question in enumerate(self._of_rows)}
+        rows = [row_of_question[sample.index] for sample in samples]
+        verdicts = self._judge(rows, [sample.response for sample in samples])
+        return [replace(sample, correct=verdict) for sample, verdict in zip(samples, verdicts, strict=True)]
 
     def _draw(
         self,
@@ -102,6 +217,7 @@ class Predictions:
         title: str,
         rows: Dataset,
         questions: dict[int, Question],
+        n: int,
         *,
         verified: bool = False,
         gallery: Gallery | None = None,
@@ -112,26 +228,47 @@ class Predictions:
             title: of the progress bar.
             rows: the dataset that the questions are from.
             questions: by their row.
+            n: more than ``BATCH`` are drawn in several passes over the questions.
             verified: whether the rows have answers, and so verdicts.
             gallery: to show the samples to.
         """
-        n = self._method.settings.predictions.n
-        batches = math.ceil(len(questions) * n / BATCH)  # of one size: a small one could fail as a whole
+        passes = [min(BATCH, n - first) for first in range(0, n, BATCH)]
         samples: list[Sample] = []
-        for batch_rows in tqdm(np.array_split(list(questions), batches), desc=title):
-            asked = {int(row): questions[int(row)] for row in batch_rows}
-            uids = port.submit(batch_of(rows, list(asked), [f"predict-{index}" for index in asked]), number, n)
-            (found,), _ = port.collect(number, uids)
-            drawn = found.by_session()
-            clear([found], but=drawn)
-            if port.has_critic:
-                port.sleep_engine()  # the critic needs its memory, as in a round
-                drawn = port.balanced(drawn, 1, Log(), "predictions", "critic")
-            samples += self._as_samples(port, drawn, asked, verified, gallery)
-            drawn.clear()
-            if port.has_critic:
-                port.wake_engine()
+        with tqdm(total=len(questions) * n, desc=title) as bar:
+            for turn, each in enumerate(passes):
+                batches = math.ceil(len(questions) * each / BATCH)  # of one size: a small one could fail as a whole
+                for batch_rows in np.array_split(list(questions), min(batches, len(questions))):
+                    asked = {int(row): questions[int(row)] for row in batch_rows}
+                    shown = gallery if len(passes) == 1 else None  # it judges a question by all of its samples
+                    drawn = self._draw_batch(port, number, rows, asked, each, verified, shown)
+                    samples += [replace(sample, sample=turn * BATCH + sample.sample) for sample in drawn]
+                    bar.update(len(asked) * each)
+        if len(passes) > 1:
+            samples = spelled(samples)
         return sorted(samples, key=lambda sample: (sample.index, sample.sample))
+
+    def _draw_batch(
+        self,
+        port: Port,
+        number: int,
+        rows: Dataset,
+        asked: dict[int, Question],
+        n: int,
+        verified: bool,
+        gallery: Gallery | None,
+    ) -> list[Sample]:
+        uids = port.submit(batch_of(rows, list(asked), [f"predict-{index}" for index in asked]), number, n)
+        (found,), _ = port.collect(number, uids)
+        drawn = found.by_session()
+        clear([found], but=drawn)
+        if port.has_critic:
+            port.sleep_engine()  # the critic needs its memory, as in a round
+            drawn = port.balanced(drawn, 1, Log(), "predictions", "critic")
+        samples = self._as_samples(port, drawn, asked, verified, gallery)
+        drawn.clear()
+        if port.has_critic:
+            port.wake_engine(number - 1)  # the same policy, which goes on with its random numbers
+        return samples
 
     def _as_samples(
         self, port: Port, drawn: Samples, asked: dict[int, Question], verified: bool, gallery: Gallery | None

@@ -147,7 +147,7 @@ class TempoTrainer(PPOTrainerSync):
         self.streams, answers = Streams.build(method, self.train_dataset, other, self.watch)
         verifier = settings.verifier
         self.monitor = Monitor(answers, method.labels_by_vote, verifier.timeout, verifier.read_unfinished)
-        self.predictions = Predictions(self.config, method, self.streams)
+        self.predictions = Predictions(self.config, method, self.streams, self.monitor.judge)
         # From here on only answers-free rows are in reach of the policy update; verl saves and restores the streams.
         self.train_dataset = None
         self.train_dataloader = self.streams
@@ -208,6 +208,15 @@ class TempoTrainer(PPOTrainerSync):
     def _save_checkpoint(self) -> None:
         """verl asks for it within a round; it is written when the round is over, validated and logged."""
         self.keeper.due = True
+
+    def on_train_begin(self) -> None:
+        """The policy that the run starts with answers D_U, as in a validation with random numbers of its own."""
+        super().on_train_begin()
+        self._tell_validation(True)
+        for line in self.predictions.before(self.port, self.global_steps):
+            logger.warning(line)
+            self.status.notice(line)
+        self._tell_validation(False)
 
     def on_step_begin(self) -> None:
         super().on_step_begin()

@@ -4,32 +4,47 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
-from harness import Evidence
+from harness import Evidence, equal
 from transformers import AutoTokenizer
 
 from tempo_verl.evaluation.answers import Calibrator, elect
 from tempo_verl.evaluation.critic import Critic
+from tempo_verl.evaluation.equal_cost import read_comparison
 from tempo_verl.evaluation.label_next import rank
 from tempo_verl.evaluation.questions import load_questions, prompt_ids
-from tempo_verl.evaluation.samples import Sample
+from tempo_verl.evaluation.samples import Sample, written_samples
 from tempo_verl.evaluation.shown import MOST, shown_file
 from tempo_verl.evaluation.summary import by_question
 from tempo_verl.report.shown import read_shown
 from tempo_verl.rewards import score
 from tempo_verl.tasks.running_sums import RunningSums, write_parquet
+from tempo_verl.trainer.predictions import Predictions
 
 N = 4
 TOO_LONG = 3  # the row that verl leaves out of D_U
 VALUE_TOLERANCE = 1e-4  # another batch, in float32
 
 
+EQUAL = (8 + 4) * 4 // 16 + N  # of both streams for each question that verl leaves in D_U, and the answers
+
+
 @pytest.fixture(scope="module")
 def found(tour, tmp_path_factory: pytest.TempPathFactory, compose) -> Evidence:
     """One round of a policy that gives answers, and its predictions in several batches; D_U with a too long prompt."""
-    folder = tmp_path_factory.mktemp("predictions")
+    return a_round(tour, compose, tmp_path_factory.mktemp("predictions"), "equal")
+
+
+@pytest.fixture(scope="module")
+def without(tour, tmp_path_factory: pytest.TempPathFactory, compose) -> Evidence:
+    """The same, and the starting policy is not asked."""
+    return a_round(tour, compose, tmp_path_factory.mktemp("without"), 0)
+
+
+def a_round(tour, compose, folder: Path, before: int | str) -> Evidence:
     task = RunningSums(seed=1, n_labeled=32, n_unlabeled=16, n_heldout=16)
     rows = task.make_sets()["unlabeled"]
     rows.insert(TOO_LONG, ("1+" * 10 + "1=", "1"))
@@ -45,6 +60,7 @@ def found(tour, tmp_path_factory: pytest.TempPathFactory, compose) -> Evidence:
             f"tempo.predictions.file='{folder / 'predictions.jsonl'}'",
             f"tempo.predictions.n={N}",
             "tempo.predictions.labeled=32",
+            f"tempo.predictions.before={before}",
         ]
     )
     with pytest.MonkeyPatch.context() as patch:
@@ -152,3 +168,72 @@ def test_v_along_a_response_is_that_of_its_prefixes(found: Evidence, tiny_task: 
 
 def test_nothing_stays_in_the_queue(found: Evidence) -> None:
     assert found.left_in_queue == set()
+
+
+# ---------------------------------------------------------------------- the policy that the run started with
+
+
+def test_asking_the_starting_policy_changes_nothing_that_follows(found: Evidence, without: Evidence) -> None:
+    for role in ("actor", "critic"):
+        assert equal(found.weights_of(1, role, "end"), without.weights_of(1, role, "end"))
+    first, second = (run.metrics[1] for run in (found, without))
+    indifferent = ("timing", "perf", "tempo/time", "tempo/memory", "actor/perf", "critic/perf")
+    learned = [name for name in second if not name.startswith(indifferent)]
+    assert len(learned) > 20
+    assert {name: first[name] for name in learned} == {name: second[name] for name in learned}
+    name = "predictions.jsonl"
+    assert (found.folder / name).read_bytes() == (without.folder / name).read_bytes()
+    assert not (without.folder / "predictions_before.jsonl").exists()
+    assert not (without.folder / "predictions_compared.json").exists()
+
+
+def test_the_starting_policy_has_as_many_samples_as_the_run_draws(found: Evidence) -> None:
+    settings, samples = written_samples(found.folder / "predictions_before.samples")
+    predictions = [json.loads(line) for line in (found.folder / "predictions_before.jsonl").read_text().splitlines()]
+    assert settings["n"] == EQUAL
+    assert predictions.pop(TOO_LONG)["samples"] == 0
+    assert [row["samples"] for row in predictions] == [EQUAL] * 16
+    assert {sample.correct for sample in samples} == {None}  # no verdict is written before the run is over
+    assert len({sample.response for sample in samples}) > 1
+    assert all(
+        row["answer"] == elect(group).answer for row, group in zip(predictions, by_question(samples), strict=True)
+    )
+
+
+def test_the_comparison_follows_from_samples_and_question_file(found: Evidence) -> None:
+    compared = read_comparison(found.folder / "predictions_compared.json")
+    questions = load_questions("--data", [found.folder / "unlabeled.parquet"], with_answers=True)
+    assert (compared["equal"], compared["rounds"], compared["questions"], compared["judged"]) == (EQUAL, 1, 16, 16)
+    for side, n in (("before", EQUAL), ("after", N)):
+        name = "predictions_before.samples" if side == "before" else "predictions.samples"
+        _, samples = written_samples(found.folder / name)
+        right = [
+            score(one.response, questions[one.index].ground_truth, questions[one.index].style).correct
+            for one in samples
+        ]
+        assert compared[side]["samples"] == n
+        assert compared[side]["measures"]["avg"]["value"] == pytest.approx(sum(right) / (16 * n))
+
+
+def test_a_run_that_goes_on_does_not_ask_again(found: Evidence, without: Evidence, tour, tmp_path: Path) -> None:
+    """The trainer is that of ``without``, which has the same models, questions and schedule. No port: a draw fails."""
+    trainer = tour._trainer
+    settings = trainer.method.settings.predictions
+
+    def told(folder: Path, number: int) -> list[str]:
+        settings.before, settings.file = "equal", str(folder / "predictions.jsonl")
+        again = Predictions(trainer.config, trainer.method, trainer.streams, trainer.monitor.judge)
+        return again.before(None, number)
+
+    kept = shutil.copytree(
+        found.folder / "predictions_before.samples", tmp_path / "kept" / "predictions_before.samples"
+    )
+    whole = (kept / "samples.jsonl").read_bytes()
+    assert told(tmp_path / "kept", 1) == told(tmp_path / "kept", 2) == []  # killed before, and after, a checkpoint
+    assert (kept / "samples.jsonl").read_bytes() == whole
+    (line,) = told(tmp_path / "nothing", 2)
+    assert "goes on from round 1 and has no answers of the policy that it started with" in line
+    (kept / "settings.json").unlink()  # killed while they were written
+    assert told(tmp_path / "kept", 2) == [line.replace("nothing", "kept")]
+    with pytest.raises(AttributeError):  # it would draw
+        told(tmp_path / "kept", 1)

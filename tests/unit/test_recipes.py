@@ -400,7 +400,7 @@ def test_costs_are_those_of_the_settings(name: str, cost: ModuleType, composed: 
     assert rollout.gpu_memory_utilization == recipe.vllm_share
     assert recipe.half == config.tempo.unlabeled.batch_size * rollout.n
     assert recipe.predictions_n == config.tempo.predictions.n
-    assert recipe.calibrated == config.tempo.predictions.labeled
+    assert (recipe.before, recipe.calibrated) == (config.tempo.predictions.before, config.tempo.predictions.labeled)
     assert recipe.tensor_parallel == rollout.tensor_model_parallel_size
     assert actor.fsdp_config.model_dtype == "fp32"
     assert actor.fsdp_config.param_offload and actor.fsdp_config.optimizer_offload and config.critic.fsdp.param_offload
@@ -449,8 +449,8 @@ def test_costs_worked_by_hand(cost: ModuleType) -> None:
     assert recipe.state == pytest.approx(16 * 8.19e9 / 16, rel=1e-3)
     # 55 sequences of 0.64 GB and 16.4 GB of weights, all read once a token at half of 3.35 TB/s
     assert recipe.throughput() == pytest.approx(55 / ((16.4e9 + 55 * 0.6417e9) / 1.675e12), rel=2e-3)
-    assert recipe.predictions("tempo") == recipe.generation((160 + 128) * 16)
-    assert (recipe.predictions("ttrl"), recipe.predictions("ppo")) == (recipe.generation(160 * 16), 0.0)
+    assert recipe.predictions("tempo") == recipe.generation(160 * 64 + (160 + 128) * 16)
+    assert (recipe.predictions("ttrl"), recipe.predictions("ppo")) == (recipe.generation(160 * (64 + 16)), 0.0)
     assert recipe.generation(1000) == pytest.approx(1000 * 8192 / recipe.throughput() / 3600)
 
 

@@ -91,6 +91,7 @@ def seen(compose, policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
             f"tempo.predictions.file='{folder / 'predictions.jsonl'}'",
             "tempo.predictions.n=2",
             "tempo.predictions.labeled=20",
+            "tempo.predictions.before=0",
         ]
     )
     with pytest.MonkeyPatch.context() as patch:
