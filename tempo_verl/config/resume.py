@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tempo_verl.config.files import lacks_predictions, restored_checkpoint, round_of, written
 from tempo_verl.config.flat import flatten
+from tempo_verl.data.aside import rows_aside
 from tempo_verl.data.validation import HDFS
 from tempo_verl.errors import UserError
 from tempo_verl.methods import Method
@@ -54,8 +55,8 @@ class Fingerprint:
         settings = {
             name: value for name, value in values.items() if not name.startswith(FREE) and not name.endswith(MEMORY)
         }
-        if method.needs.unlabeled and method.settings.predictions.file is not None:  # decides what D_L is trained on
-            settings |= {name: values[name] for name in ("tempo.predictions.labeled", "tempo.predictions.aside")}
+        if aside := _aside(method):
+            settings["tempo.predictions.aside (questions)"] = aside
         streams = {"tempo.labeled.files": method.settings.labeled.files}
         if method.needs.unlabeled:
             streams["tempo.unlabeled.files"] = method.settings.unlabeled.files
@@ -82,6 +83,16 @@ class Fingerprint:
             f"{field} has other questions" for field in sorted(data.keys() | self.data.keys())
             if data.get(field, []) != self.data.get(field, [])
         ]  # fmt: skip
+
+
+def _aside(method: Method) -> int:
+    """Questions of D_L that the run does not train on."""
+    import pyarrow.parquet as pq
+
+    files = method.settings.labeled.files
+    names = [files] if isinstance(files, str) else list(files or [])
+    local = [Path(name).expanduser() for name in names if not name.startswith(HDFS)]
+    return len(rows_aside(method, sum(pq.read_metadata(path).num_rows for path in local)))
 
 
 def _hashes(files: str | list[str]) -> list[str]:
