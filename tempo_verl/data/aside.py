@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tempo_verl.algo.calibration import FEWEST_LABELED
-from tempo_verl.evaluation.questions import evenly_spaced
 
 if TYPE_CHECKING:
     from tempo_verl.methods import Method
@@ -28,3 +27,8 @@ def rows_aside(method: Method, size: int) -> frozenset[int]:
         return frozenset()
     most = min(predictions.labeled, int(predictions.aside * size))
     return frozenset(evenly_spaced(size, most)) if most >= FEWEST_LABELED else frozenset()
+
+
+def evenly_spaced(count: int, most: int) -> list[int]:
+    """At most ``most`` of the rows 0 .. count - 1, evenly spaced."""
+    return [row * count // most for row in range(most)] if count > most else list(range(count))

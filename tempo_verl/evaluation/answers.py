@@ -14,11 +14,12 @@ from rich.console import Console
 
 from tempo_verl.algo.calibration import FEWEST_LABELED
 from tempo_verl.algo.evaluation import Votes, majority_vote, tally, vote_weights
+from tempo_verl.data.aside import evenly_spaced
 from tempo_verl.data.validation import check_disjoint, read_questions
 from tempo_verl.errors import UserError
 from tempo_verl.evaluation.draw import Sampler
 from tempo_verl.evaluation.engines import Sampling
-from tempo_verl.evaluation.questions import Question, digest, evenly_spaced, load_questions
+from tempo_verl.evaluation.questions import Question, digest, load_questions
 from tempo_verl.evaluation.samples import Sample, read_samples, sample_folders, write_whole
 from tempo_verl.evaluation.summary import by_question, values_of
 

@@ -105,11 +105,6 @@ def aligned(questions: Sequence[Question], texts: Sequence[str]) -> list[Questio
     return found if len(found) == len(texts) else None
 
 
-def evenly_spaced(count: int, most: int) -> list[int]:
-    """At most ``most`` of the rows 0 .. count - 1, evenly spaced."""
-    return [row * count // most for row in range(most)] if count > most else list(range(count))
-
-
 def question_of(index: int, row: dict[str, Any], text: str, *, with_answers: bool) -> Question:
     """A row in verl's columns as a question.
 

@@ -24,12 +24,13 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, 
 
 from tempo_verl.backends.sampling import Request, generate
 from tempo_verl.cli.main import main as tempo_verl_command
+from tempo_verl.data.aside import evenly_spaced
 from tempo_verl.data.validation import read_questions
 from tempo_verl.errors import UserError
 from tempo_verl.evaluation.draw import sample_seed
 from tempo_verl.evaluation.engines import Sampling, TransformersEngine
 from tempo_verl.evaluation.evaluate import evaluate
-from tempo_verl.evaluation.questions import Question, aligned, evenly_spaced, load_questions, prompt_ids
+from tempo_verl.evaluation.questions import Question, aligned, load_questions, prompt_ids
 from tempo_verl.tasks.running_sums import solve
 
 pytestmark = pytest.mark.usefixtures("one_thread")
