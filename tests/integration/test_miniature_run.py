@@ -34,6 +34,11 @@ def test_a_miniature_is_made_once(tmp_path: Path) -> None:
     table = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert f"| `tempo` | {100 * metrics['accuracy'].iloc[-1]:.1f} % |" in table
     assert table.strip() in first.stdout
+    (votes,) = pd.read_csv(tmp_path / "equal_cost.csv").to_dict("records")
+    # two rounds of 128 samples for 96 questions, and the eight that each is answered with
+    assert (votes["samples_before"], votes["equal"], votes["samples_after"]) == (11, 11, 8)
+    assert all(0 <= votes[f"{vote}_{when}"] <= 1 for vote in ("majority", "weighted") for when in ("before", "after"))
+    assert f"| `tempo` | 11 | 8 | {100 * votes['majority_before']:.1f} % |" in table
     assert (tmp_path / "report" / "report.html").is_file()
     for name in ("accuracy", "diversity", "auroc"):
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
