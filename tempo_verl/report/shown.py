@@ -28,8 +28,8 @@ TITLES = {
 WORDS = {
     DECEIVED: (
         "Labelled questions, whose answers are known. These responses are wrong, and of all wrong ones the critic "
-        "gives them the highest values. Look for what they have in common: what deceives the critic is rewarded. The "
-        "critic was fitted on D_L, so it may be deceived more often elsewhere."
+        "gives them the highest values. Look for what they have in common: what deceives the critic is rewarded. On "
+        "D_U, which is trained on, it may be deceived more often."
     ),
     UNDERRATED: "Labelled questions as well. These responses are right, and the critic gives them the lowest values.",
     DISPUTED: (

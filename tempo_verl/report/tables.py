@@ -35,11 +35,11 @@ from tempo_verl.report.words import (
 
 WORTH = "Is training worth it against sampling more?"
 COLUMNS = {
-    "avg": "one sample, on average",
-    "maj": "majority vote",
-    "weighted_maj": "vote weighted by the critic",
-    "pass": "any sample right",
-    "share": "the winner's votes",
+    "avg": "one sample",
+    "maj": "majority",
+    "weighted_maj": "weighted vote",
+    "pass": "any right",
+    "share": "winner's votes",
     "weighted_share": "its weight",
 }
 ONCE = ("share", "weighted_share")  # measured on all samples alone
@@ -182,7 +182,7 @@ def _equal_cost(results: Results) -> Table:
     rows = []
     for name, of in found:
         n_before, n_after = of.samples
-        for when, n, measured in (("before training", n_before, of.before), ("after training", n_after, of.after)):
+        for when, n, measured in (("before", n_before, of.before), ("after", n_after, of.after)):
             for k in votes_at(n):
                 cells = [measured.get(kind if kind in (*ONCE, "avg") else f"{kind}@{k}") for kind in kinds]
                 shown = [None if kind in ONCE and k < n else one for kind, one in zip(kinds, cells, strict=True)]
@@ -190,7 +190,7 @@ def _equal_cost(results: Results) -> Table:
         if of.difference:
             changes = [text(of.difference.get(OF_ALL.get(kind, "")), POINTS) for kind in kinds]
             rows.append([name, "difference", f"{n_after:,} against {n_before:,}", *changes])
-    heads = ["group", "answers", "samples a question", *map(COLUMNS.__getitem__, kinds)]
+    heads = ["group", "answers", "samples", *map(COLUMNS.__getitem__, kinds)]
     return Table(WORTH, heads, rows, " ".join(_equal_cost_notes(results)), names=2)
 
 
@@ -200,8 +200,9 @@ def _percent(measured: Measured | None) -> str:
 
 def _equal_cost_notes(results: Results) -> Iterator[str]:
     yield (
-        "Answers to D_U by the policy, and critic, that the run started with, and by the trained one. Of fewer samples "
-        "than there are, the vote is the mean over choices among them."
+        "Answers to D_U by the policy, and critic, that the run started with, and by the trained one; samples a "
+        "question. The weights of a vote are the critic's values. Of fewer samples than there are, the vote is the "
+        "mean over choices among them."
     )
     for group in results.groups:
         if (of := group.equal_cost) is None:
