@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tempo_verl.algo.self_reward import majority_reward
+
 
 @dataclass
 class PassRates:
@@ -74,15 +76,9 @@ def clear_majority(answers: Sequence[str | None], prompts: Sequence[Hashable]) -
     Returns:
         (N,) rewards.
     """
-    votes: dict[Hashable, Counter[str]] = {prompt: Counter() for prompt in prompts}
-    for prompt, answer in zip(prompts, answers, strict=True):
-        if answer is not None:
-            votes[prompt][answer] += 1
-    winners = {prompt: _winner(given) for prompt, given in votes.items()}
-    won = [answer is not None and answer == winners[prompt] for prompt, answer in zip(prompts, answers, strict=True)]
-    return np.array(won, dtype=np.float32)
+    return majority_reward(answers, prompts, elect=_clear_winner)[0]
 
 
-def _winner(votes: Counter[str]) -> str | None:
-    first = votes.most_common(2)
+def _clear_winner(answers: Sequence[str | None]) -> str | None:
+    first = Counter(answer for answer in answers if answer is not None).most_common(2)
     return first[0][0] if first and (len(first) == 1 or first[0][1] > first[1][1]) else None

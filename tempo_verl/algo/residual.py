@@ -87,14 +87,7 @@ def lowest_value(values: Tensor, response_mask: Tensor) -> Tensor:
     """
     check_shapes(values, response_mask)
     rows, mask = Rows.of(values), Rows.of(response_mask)
-    after = Rows(rows.flat[_behind_first(rows)], mask.offsets)
+    after = rows.last(mask.lengths)
     hidden = after.holding(torch.where(mask.flat.bool(), after.flat, torch.inf))
     found = torch.from_numpy(hidden.reduce(np.minimum, np.inf)).to(values.dtype)
     return torch.where(torch.isinf(found), 0, found)
-
-
-def _behind_first(rows: Rows) -> Tensor:
-    """(N,) bool: all entries but the first of each row."""
-    behind = torch.ones(len(rows.flat), dtype=torch.bool)
-    behind[torch.from_numpy(rows.offsets[:-1])] = False
-    return behind

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,10 @@ from tempo_verl.algo.evaluation import majority_vote
 
 
 def majority_reward(
-    answers: Sequence[str | None], prompts: Sequence[Hashable], voters: npt.NDArray[np.bool_] | None = None
+    answers: Sequence[str | None],
+    prompts: Sequence[Hashable],
+    voters: npt.NDArray[np.bool_] | None = None,
+    elect: Callable[[Sequence[str | None]], Hashable | None] = majority_vote,
 ) -> tuple[npt.NDArray[np.float32], dict[Hashable, Hashable | None]]:
     """1 for the answers that equal the majority's of their prompt, else 0 (TTRL, arXiv 2504.16084).
 
@@ -24,14 +27,15 @@ def majority_reward(
         answers: (N,) answers, in one spelling for those that are the same. None never wins, and never is right.
         prompts: (N,) prompt of each answer.
         voters: (N,) which answers vote; all by default.
+        elect: the winner of a prompt's votes.
 
     Returns:
-        (N,) rewards, and each prompt's majority answer; ties go to the smallest text.
+        (N,) rewards, and each prompt's majority answer; by default ties go to the smallest text.
     """
     votes: dict[Hashable, list[str | None]] = defaultdict(list)
     for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         votes[prompt] += [answer] if voters is None or voters[row] else []
-    majority = {prompt: majority_vote(given) for prompt, given in votes.items()}
+    majority = {prompt: elect(given) for prompt, given in votes.items()}
     reward = [
         answer is not None and answer == majority[prompt] for prompt, answer in zip(prompts, answers, strict=True)
     ]

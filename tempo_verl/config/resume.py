@@ -89,15 +89,16 @@ def _aside(method: Method) -> int:
     """Questions of D_L that the run does not train on."""
     import pyarrow.parquet as pq
 
-    files = method.settings.labeled.files
-    names = [files] if isinstance(files, str) else list(files or [])
-    local = [Path(name).expanduser() for name in names if not name.startswith(HDFS)]
+    local = [Path(name).expanduser() for name in _names(method.settings.labeled.files) if not name.startswith(HDFS)]
     return len(rows_aside(method, sum(pq.read_metadata(path).num_rows for path in local)))
 
 
 def _hashes(files: str | list[str]) -> list[str]:
-    names = [files] if isinstance(files, str) else files
-    return [name if name.startswith(HDFS) else sha256(Path(name).expanduser()) for name in names]
+    return [name if name.startswith(HDFS) else sha256(Path(name).expanduser()) for name in _names(files)]
+
+
+def _names(files: str | list[str] | None) -> list[str]:
+    return [files] if isinstance(files, str) else list(files or [])
 
 
 def check_resume(config: DictConfig, method: Method) -> None:
