@@ -54,6 +54,12 @@ def _required_cpus(num_ranks: int, num_storage_units: int) -> int:
     return required_cpus(num_ranks, num_storage_units)
 
 
+def _workers() -> int:
+    from tempo_verl.config.cluster import workers
+
+    return workers()
+
+
 def _start_path(role: str, run_dir: str | None, which: str, otherwise: str | None = None) -> str | None:
     if run_dir is None:
         return otherwise
@@ -74,6 +80,7 @@ def _of_recipes(function: str) -> Callable[..., Any]:
 # Used by the shipped YAML; registered here because Hydra composes it right after `import verl`.
 OmegaConf.register_new_resolver("tempo_hardware", _default_hardware, replace=True)
 OmegaConf.register_new_resolver("tempo_required_cpus", _required_cpus, replace=True)
+OmegaConf.register_new_resolver("tempo_workers", _workers, replace=True)
 OmegaConf.register_new_resolver("tempo_start_path", _start_path, replace=True)
 OmegaConf.register_new_resolver("tempo_is_null", lambda value: value is None, replace=True)
 OmegaConf.register_new_resolver("tempo_if", lambda condition, yes, no: yes if condition else no, replace=True)

@@ -53,6 +53,17 @@ def required_cpus(num_ranks: int, num_storage_units: int) -> int:
     return 3 * num_ranks + num_storage_units + 2
 
 
+def workers() -> int:
+    """Agent-loop workers of a run, and as many reward workers: a quarter of the cores each, at most verl's 8.
+
+    Each is a process that imports torch and transformers. Cores: those that this process may use, by its affinity and
+    its container's quota.
+    """
+    from joblib import cpu_count
+
+    return min(8, max(1, cpu_count() // 4))
+
+
 def check_ray(config: DictConfig) -> None:
     ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes
     required = required_cpus(ranks, config.transfer_queue.backend.SimpleStorage.num_data_storage_units)

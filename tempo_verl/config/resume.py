@@ -28,6 +28,7 @@ FREE = (
     "tempo.checkpoint", "tempo.predictions", "tempo.alarms", "tempo.dump_dir", "tempo.status_file",
     "tempo.poll_interval", "tempo.rollout_timeout", "tempo.monitor_oracle", "tempo.verifier.allow",
     "tempo.verifier.max_error_share", "tempo.verifier.timeout", "reward.num_workers", "tempo.start_",
+    "actor_rollout_ref.rollout.agent.num_workers",
     "tempo.labeled.files", "tempo.unlabeled.files", "data.train_files",
 )  # fmt: skip
 # What only decides whether a run fits in memory, by the end of its name.

@@ -773,6 +773,15 @@ def test_answers_of_unlabeled_questions_are_trained_on_only_if_that_is_allowed(
 # ---------------------------------------------------------------------- Ray
 
 
+@pytest.mark.parametrize(("cores", "workers"), [(2, 1), (16, 4), (192, 8)])
+def test_workers_fit_the_cores(compose, monkeypatch: pytest.MonkeyPatch, cores: int, workers: int) -> None:
+    monkeypatch.setattr("joblib.cpu_count", lambda: cores)
+    config = compose(["hardware=fsdp"])
+    assert config.reward.num_workers == config.actor_rollout_ref.rollout.agent.num_workers == workers
+    assert compose().reward.num_workers == 1
+    assert compose(["hardware=fsdp", "reward.num_workers=3"]).actor_rollout_ref.rollout.agent.num_workers == 3
+
+
 def test_too_few_ray_cpus(run: Run) -> None:
     assert required_cpus(1, 1) == 6
     run["ray_kwargs.ray_init.num_cpus"] = 6

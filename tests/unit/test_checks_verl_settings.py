@@ -131,6 +131,7 @@ def test_a_run_goes_on_as_it_began(used) -> None:
             "tempo.alarms.window=5",
         ]
     )
+    used(["reward.num_workers=3"])  # a machine with another number of cores
 
 
 @pytest.mark.parametrize(
