@@ -8,6 +8,7 @@ import platform
 import sys
 import warnings
 from importlib.metadata import PackageNotFoundError, entry_points, metadata, requires, version
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -32,6 +33,14 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def surroundings() -> dict[str, Any]:
+    """``versions`` and ``machine``, which a reader needs to judge numbers that were measured here."""
+    return {
+        "versions": {"python": platform.python_version(), **versions()},
+        "machine": {"system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()},
+    }
 
 
 def check_entry_point() -> None:

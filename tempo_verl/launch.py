@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import re
 import signal
 import subprocess
@@ -27,7 +26,7 @@ from tempo_verl.config.files import lacks_predictions, restored_checkpoint, roun
 from tempo_verl.config.preflight import CHECKED, REFUSED
 from tempo_verl.config.resume import check_folder, check_unchanged
 from tempo_verl.config.schema import read_settings
-from tempo_verl.doctor import check_entry_point, versions
+from tempo_verl.doctor import check_entry_point, surroundings
 from tempo_verl.errors import UserError
 from tempo_verl.processes import READY, end_with_parent, none_left
 from tempo_verl.run import Run
@@ -251,8 +250,7 @@ def write_run_info(folder: Path, command: str, seconds: dict[str, float], seed: 
     info = {
         "command": command,
         "seed": seed,
-        "versions": {"python": platform.python_version(), **versions()},
-        "machine": {"system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()},
+        **surroundings(),
         "seconds": earlier | {name: round(earlier.get(name, 0) + value, 1) for name, value in seconds.items()},
     }
     path.write_text(json.dumps(info, indent=2))

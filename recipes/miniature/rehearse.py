@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import pandas as pd
 import torch
 import typer
 from omegaconf import DictConfig, OmegaConf
-from results import run_script
+from results import COLUMNS, DIGITS, run_script, write
 from rich.console import Console
-from run import SETTINGS, STAGE0, changed, chosen, numbers, overrides
+from run import SETTINGS, STAGE0, changed, chosen, numbers, overrides, written
 from torch.nn.utils.rnn import pad_sequence
 
 from tempo_verl.algo.advantage import on_tokens
@@ -38,6 +39,7 @@ from tempo_verl.algo.evaluation import distinct_answers, pass_at_k
 from tempo_verl.algo.jagged import of_rows, pad
 from tempo_verl.algo.official import value_loss
 from tempo_verl.data.streams import Stream, row_of
+from tempo_verl.doctor import surroundings
 from tempo_verl.methods import Method, Round
 from tempo_verl.tasks.running_sums import MAX_RESPONSE_LENGTH, RunningSums, build_tokenizer, judged_steps, verify
 
@@ -410,23 +412,6 @@ def all_of(out: Path, settings: Any, seeds: Sequence[int], names: Sequence[str],
     return rows
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Means over seeds, and the paired difference to the first method, at the last round."""
-    import pandas as pd
-
-    every = pd.DataFrame(rows)
-    last = every[every["round"] == every["round"].max()]
-    columns = ["accuracy", "pass@8", "heldout", "wrong_marked_y", "auroc_unlabeled", "auroc_labeled"]
-    means = last.groupby("method")[columns].mean()
-    first = last[last["method"] == last["method"].iloc[0]].set_index("seed")["accuracy"]
-    lines = [f"| | {' | '.join(columns)} | to the first |", "|---" * (len(columns) + 2) + "|"]
-    for method in dict.fromkeys(last["method"]):
-        difference = last[last["method"] == method].set_index("seed")["accuracy"] - first
-        shown = " | ".join(f"{value:.3f}" for value in means.loc[method])
-        lines.append(f"| `{method}` | {shown} | {difference.mean():+.3f} ± {difference.std():.3f} |")
-    return "\n".join(lines)
-
-
 def main(
     seeds: Annotated[str, typer.Option(help="As in run.py.")] = "3,11",
     out: Annotated[Path, typer.Option(help="Folder; what is there is not trained again.")] = Path("runs/rehearsal"),
@@ -434,12 +419,20 @@ def main(
     changes: Annotated[list[str] | None, typer.Option("--set", help="As in run.py.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Trainings at a time, a core each.")] = 2,
 ) -> None:
-    """Rehearse methods and variants, and print a table."""
+    """Rehearse methods and variants; make the table and the figures."""
     settings, console = changed(OmegaConf.load(SETTINGS), False, changes or []), Console()
     order = chosen(methods, settings)
     rows = all_of(out, settings, numbers(seeds), order, jobs, console)
-    rows.sort(key=lambda row: (order.index(row["method"]), row["seed"], row["round"]))
-    console.print(table(rows), highlight=False, soft_wrap=True)
+    rows.sort(key=lambda row: (row["seed"], order.index(row["method"]), row["round"]))
+    every = pd.DataFrame(rows)
+    seconds = every.groupby(["method", "seed"])["seconds"].max().groupby("method").apply(list).to_dict()
+    about = {
+        "command": written("rehearse.py", seeds, methods, changes or [], jobs),
+        **surroundings(),
+        "seconds": seconds,
+    }
+    for line in write(every.reindex(columns=COLUMNS).round(DIGITS), [about], out):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -271,6 +271,15 @@ def check(trainings: Sequence[Training]) -> None:
         read_settings(resolve_config(training.overrides))
 
 
+def written(
+    script: str, seeds: str, methods: str | None, changes: Sequence[str], jobs: int, others: Sequence[str] = ()
+) -> str:
+    """The command that makes these results again."""
+    options = ["--seeds", seeds, *(["--methods", methods] if methods else []), *others]
+    options += [part for change in changes for part in ("--set", change)]
+    return shlex.join(["python", f"recipes/miniature/{script}", *options, "--jobs", str(jobs)])
+
+
 def main(
     seeds: Annotated[str, typer.Option(help="Each makes a task, a policy, and a run of every method.")] = "21,22,23",
     out: Annotated[Path, typer.Option(help="Folder of all runs; what is there is not trained again.")] = Path(
@@ -289,9 +298,7 @@ def main(
     names = chosen(methods, settings)
     started = time.monotonic()
     run_all(out, settings, numbers(seeds), names, jobs, console)
-    options = ["--seeds", seeds, *(["--methods", methods] if methods else []), *(["--fast"] if fast else [])]
-    options += [part for change in changes or [] for part in ("--set", change)]
-    command = shlex.join(["python", "recipes/miniature/run.py", *options, "--jobs", str(jobs)])
+    command = written("run.py", seeds, methods, changes or [], jobs, ["--fast"] if fast else [])
     for line in summarise(command, out, numbers(seeds), names):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"took {(time.monotonic() - started) / 60:.0f} minutes; report: {out / 'report' / 'report.html'}")

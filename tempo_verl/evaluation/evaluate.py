@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tempo_verl.doctor import versions
+from tempo_verl.doctor import surroundings
 from tempo_verl.errors import UserError
 from tempo_verl.evaluation.draw import Sampler
 from tempo_verl.evaluation.engines import Sampling
@@ -65,8 +63,7 @@ def evaluate(
         results["notes"].append(f"differences are over the {difference['overall']['questions']} questions in both.")
     results |= {
         "settings": read_settings(out),
-        "versions": {"python": platform.python_version(), **versions()},
-        "machine": {"system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()},
+        **surroundings(),
     }
     write_whole(out / "results.json", json.dumps(results, indent=2))
     _write_tables(results, out, console)

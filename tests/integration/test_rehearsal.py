@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``recipes/miniature/rehearse.py``: every kind of method takes its rounds, and what is told is told once."""
+"""``recipes/miniature/rehearse.py``: every kind of method takes its rounds, once; the table is made of them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 REHEARSE = Path(__file__).parents[2] / "recipes" / "miniature" / "rehearse.py"
@@ -32,4 +33,8 @@ def test_methods_are_rehearsed_once(tmp_path: Path) -> None:
         rows = [json.loads(line) for line in (tmp_path / "seed_1" / f"{name}.jsonl").read_text().splitlines()]
         assert [row["round"] for row in rows] == [0, 2]
         assert all(math.isfinite(row[column]) for row in rows for column in ("accuracy", "heldout", "pass@8"))
-        assert f"| `{name}` | {rows[-1]['accuracy']:.3f} |" in done.stdout
+        assert f"| `{name}` | {100 * rows[-1]['accuracy']:.1f} % |" in done.stdout
+    written = pd.read_csv(tmp_path / "metrics.csv")
+    assert list(written["method"].unique()) == METHODS.split(",")
+    about = json.loads((tmp_path / "about.json").read_text())
+    assert about[0]["command"].startswith(f"python recipes/miniature/rehearse.py --seeds 1 --methods {METHODS} --set ")
