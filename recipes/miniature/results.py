@@ -3,6 +3,7 @@
 
     python recipes/miniature/results.py runs/miniature                        # from its metrics.csv, once more
     python recipes/miniature/results.py runs/a runs/b --out runs/together     # seeds that were trained apart
+    python recipes/miniature/results.py runs/rehearsal --against runs/a       # do both order the methods alike?
 
 All shares are fractions in [0, 1]. Accuracies on D_U are for monitoring; no method but ``oracle`` sees them.
 """
@@ -12,7 +13,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +20,7 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 import typer
-from scipy import stats
+from claims import agreement, claims, claims_table
 
 from tempo_verl.errors import UserError
 
@@ -164,96 +164,6 @@ def _cell(values: pd.Series, *, percent: bool) -> str:
     return f"{scale * values.mean():.{digits}f}{spread}{unit}"
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A difference that a claim says is above ``least``, seed by seed."""
-
-    text: str
-    differences: np.ndarray
-    least: float = 0.0
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % confidence interval of the mean over seeds (Student's t)."""
-        mean = float(self.differences.mean())
-        half = float(stats.t.ppf(0.975, len(self.differences) - 1) * stats.sem(self.differences))
-        return mean - half, mean + half
-
-    @property
-    def verdict(self) -> str:
-        """What the interval says of the claim."""
-        low, high = self.interval
-        return "holds" if low > self.least else "does not hold" if high <= self.least else "undecided"
-
-
-def claims(metrics: pd.DataFrame) -> list[Claim]:
-    """The paper's claims as differences within each seed; those that two seeds or more have something to say of."""
-    last = metrics["round"].max()
-
-    def at(method: str, column: str, number: int = last) -> pd.Series:
-        rows = metrics[(metrics["method"] == method) & (metrics["round"] == number)]
-        return rows.set_index("seed")[column]
-
-    def change(method: str, column: str) -> pd.Series:
-        return at(method, column) - at(method, column, 0)
-
-    present, found = set(metrics["method"]), []
-
-    def claim(text: str, needed: Sequence[str], difference, least: float = 0.0) -> None:
-        if present >= set(needed):
-            differences = difference().dropna().to_numpy(dtype=float)
-            if len(differences) > 1:
-                found.append(Claim(text, differences, least))
-
-    claim("TEMPO gains over its start", ["tempo"], lambda: change("tempo", "accuracy"))
-    for other in ("frozen_critic", "ttrl", "empo", "ppo", "grpo", "official", "random_reward"):
-        claim(
-            f"TEMPO ends above `{other}`",
-            ["tempo", other],
-            lambda other=other: at("tempo", "accuracy") - at(other, "accuracy"),
-        )
-    claim("`oracle` ends above TEMPO", ["tempo", "oracle"], lambda: at("oracle", "accuracy") - at("tempo", "accuracy"))
-    for other in ("ttrl", "empo"):
-        claim(f"`{other}` loses pass@8", [other], lambda other=other: -change(other, "pass@8"))
-        claim(f"`{other}` loses distinct answers", [other], lambda other=other: -change(other, "distinct"))
-    claim("TEMPO keeps pass@8 (change above -5 points)", ["tempo"], lambda: change("tempo", "pass@8"), -0.05)
-    claim(
-        "recalibration: AUROC on D_U ends above the frozen critic's",
-        ["tempo", "frozen_critic"],
-        lambda: at("tempo", "auroc_unlabeled") - at("frozen_critic", "auroc_unlabeled"),
-    )
-    claim(
-        "recalibration: fewer wrong steps are marked y than with the frozen critic",
-        ["tempo", "frozen_critic"],
-        lambda: at("frozen_critic", "wrong_marked_y") - at("tempo", "wrong_marked_y"),
-    )
-    first = metrics.loc[metrics["round"] > 0, "round"].min()
-    for column, where in (("auroc_labeled", "D_L"), ("auroc_unlabeled", "D_U")):
-        claim(
-            f"TEMPO holds AUROC on {where} (last against first rounds, above -0.05)",
-            ["tempo"],
-            lambda column=column: at("tempo", column) - at("tempo", column, first),
-            -0.05,
-        )
-    claim(
-        "TEMPO does not decay (last round against its best, above -5 points)",
-        ["tempo"],
-        lambda: at("tempo", "accuracy") - metrics[metrics["method"] == "tempo"].groupby("seed")["accuracy"].max(),
-        -0.05,
-    )
-    return found
-
-
-def claims_table(found: Sequence[Claim]) -> str:
-    """The claims as a Markdown table."""
-    lines = ["| claim | difference, 95 % interval over seeds | |", "|---|---|---|"]
-    for claim in found:
-        low, high = claim.interval
-        difference = f"{claim.differences.mean():+.3f} ({low:+.3f} to {high:+.3f})"
-        lines.append(f"| {claim.text} | {difference} | {claim.verdict} |")
-    return "\n".join(lines)
-
-
 def figures(metrics: pd.DataFrame, out: Path) -> list[Path]:
     """The three figures: accuracy; pass@8 and diversity; AUROC with and without recalibration (and the marks)."""
     from matplotlib.figure import Figure
@@ -346,7 +256,8 @@ def read(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[dict]]:
     """Metrics and descriptions of several folders as those of one.
 
     Raises:
-        UserError: a folder without results, one with another number of rounds, or the same training in two.
+        UserError: a folder without results, one with another number of rounds, the same training in two, or folders of
+            both scripts.
     """
     parts, about = [], []
     for folder in folders:
@@ -361,6 +272,8 @@ def read(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[dict]]:
                 f"{folder} has {part['round'].max()} rounds, {folders[0]} {parts[0]['round'].max()}; put together what "
                 "was trained with the same settings"
             )
+    if len({"rehearse.py" in part["command"] for part in about}) > 1:
+        raise UserError("some folders are of run.py, some of rehearse.py; put together those of one (see --against)")
     metrics = pd.concat(parts, ignore_index=True)
     twice = metrics[metrics.duplicated(["seed", "method", "round"])]
     if len(twice):
@@ -378,9 +291,12 @@ def read_equal_cost(folders: Sequence[Path]) -> pd.DataFrame | None:
 def main(
     folders: Annotated[list[Path], typer.Argument(help="Folders that hold a metrics.csv.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write; by default the first.")] = None,
+    against: Annotated[Path | None, typer.Option(help="Say how alike this folder orders the methods.")] = None,
 ) -> None:
     """Make the table and the figures again, or those of several folders together."""
-    for line in write(*read(folders), out or folders[0], read_equal_cost(folders)):
+    metrics, about = read(folders)
+    compared = [] if against is None else [agreement(metrics, read([against])[0])]
+    for line in (*write(metrics, about, out or folders[0], read_equal_cost(folders)), *compared):
         print(line)
 
 

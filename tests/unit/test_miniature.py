@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import os
@@ -305,8 +306,35 @@ def test_a_seed_that_a_method_lacks_is_left_out_of_its_claims(results: ModuleTyp
 
 
 def test_an_interval_on_both_sides_leaves_a_claim_undecided(results: ModuleType) -> None:
-    assert results.Claim("", np.array([-0.1, 0.0, 0.2])).verdict == "undecided"
-    assert results.Claim("", np.array([-0.2, -0.2, -0.2])).verdict == "does not hold"
+    claims = importlib.import_module("claims")
+    assert claims.Claim("", np.array([-0.1, 0.0, 0.2])).verdict == "undecided"
+    assert claims.Claim("", np.array([-0.2, -0.2, -0.2])).verdict == "does not hold"
+
+
+def test_a_method_with_labels_is_held_against_its_goals(results: ModuleType) -> None:
+    tempo = made_up()[lambda rows: rows["method"] == "tempo"]
+    ppo = tempo.assign(method="ppo", accuracy=tempo["accuracy"] - 0.04, heldout=0.53)
+    better = tempo.assign(method="tempo_pp", accuracy=tempo["accuracy"] + 0.03, wrong_marked_y=0.12)
+    better.loc[better["seed"] == 0, "auroc_unlabeled"] = 0.95
+    found = {claim.text: claim for claim in results.claims(pd.concat([tempo, ppo, better]))}
+    above = found["`tempo_pp` ends 5 points above `ppo`"]
+    np.testing.assert_allclose(above.differences, 0.07)
+    assert above.verdict == "holds"
+    assert dataclasses.replace(above, differences=above.differences - 0.03).verdict == "does not hold"  # 4 points
+    assert found["`tempo_pp` ends above TEMPO"].verdict == "holds"
+    assert found["`tempo_pp` ends less than 2 points below `ppo` on held-out questions"].verdict == "does not hold"
+    np.testing.assert_allclose(
+        found["`tempo_pp` marks y at most half as many wrong steps as TEMPO"].differences, 0.5 * 0.25 - 0.12
+    )
+    assert found["`tempo_pp` has an AUROC on D_U above .85 at the end"].verdict == "undecided"
+
+
+def test_two_tables_are_compared_by_their_order(results: ModuleType) -> None:
+    one = made_up()
+    assert results.agreement(one, one).startswith("2 methods and the seeds 0, 1, 2 are in both; Kendall's tau of the")
+    other = one.copy()
+    other.loc[other["method"] == "ttrl", "accuracy"] += 0.5
+    assert "means -1.00; difference -25.0 points in the mean, 50.0 at most (`ttrl`)" in results.agreement(one, other)
 
 
 def test_tables_and_figures_are_written_from_the_metrics(results: ModuleType, tmp_path: Path) -> None:
@@ -336,6 +364,9 @@ def test_seeds_that_were_trained_apart_are_put_together(
     (tmp_path / "short" / "about.json").unlink()
     with pytest.raises(UserError, match=r"short: no about\.json in it"):
         results.read([tmp_path / "short"])
+    results.write(whole.assign(seed=whole["seed"] + 9), [{"command": "python rehearse.py"}], tmp_path / "rehearsed")
+    with pytest.raises(UserError, match=r"some of rehearse\.py"):
+        results.read([folders[0], tmp_path / "rehearsed"])
     with pytest.raises(UserError, match=r"c: no metrics\.csv in it"):
         results.read([tmp_path / "c"])
 
