@@ -66,7 +66,7 @@ def quickstart(run_dir: Path, *, seed: int, fast: bool, console: Console, verbos
     Raises:
         UserError: the folder already holds a run, or a stage failed.
     """
-    from tempo_verl.report import build_report, print_table
+    from tempo_verl.report import build_report, print_table, write_cards
 
     if run_dir.exists() and any(run_dir.iterdir()):
         raise UserError(f"--run-dir={run_dir} is not empty; name another folder, or remove it")
@@ -101,6 +101,8 @@ def quickstart(run_dir: Path, *, seed: int, fast: bool, console: Console, verbos
         results = build_report(run_dir)
     print_table(results, console)
     console.print(f"predictions: {tempo.predictions}")
+    for folder in write_cards(run_dir, results):
+        console.print(f"model, with a card: {folder}", soft_wrap=True)
     console.print(f"took {time.monotonic() - started:.0f} s; report: {run_dir / 'report.html'}")
 
 

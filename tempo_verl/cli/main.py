@@ -132,10 +132,13 @@ def report(
 
 
 def _report(run_dir: Path, console: Console, out: Path | None = None) -> None:
-    from tempo_verl.report import build_report, print_table
+    from tempo_verl.report import build_report, print_table, write_cards
 
-    print_table(build_report(run_dir, out), console)
+    results = build_report(run_dir, out)
+    print_table(results, console)
     console.print(f"report: {(out or run_dir) / 'report.html'}")
+    for folder in write_cards(run_dir, results) if out is None else ():
+        console.print(f"model, with a card: {folder}", soft_wrap=True)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -119,6 +120,12 @@ def read_run(run_dir: Path) -> RunData:
     elif run.settings.get("tempo.predictions.before") and (folders["tempo"] / PREDICTIONS).is_file():
         run.notes.append(f"{COMPARED} is missing: nothing is said of what sampling more would have given.")
     return run
+
+
+def command_of(run: RunData) -> str | None:
+    """The command that ``run.json`` tells."""
+    command = run.info.get("command")
+    return shlex.join(map(str, command)) if isinstance(command, list) else command
 
 
 def _settings(path: Path, text: str | None) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +21,7 @@ from markupsafe import Markup, escape
 
 from tempo_verl.errors import UserError
 from tempo_verl.report.compare import read_runs, summarise
-from tempo_verl.report.data import RunData
+from tempo_verl.report.data import RunData, command_of
 from tempo_verl.report.methods import about
 from tempo_verl.report.plots import FIGURES, Drawing, draw
 from tempo_verl.report.results import Results
@@ -118,7 +117,7 @@ def _page(runs: Sequence[RunData], results: Results, drawings: Sequence[Drawing]
         drawings=drawings,
         shown=one.shown if one else None,
         further=further_tables(results),
-        commands=[(run.name, command) for run in runs if (command := _command(run))],
+        commands=[(run.name, command) for run in runs if (command := command_of(run))],
         sections={name.capitalize(): one.section(name) for name in ("versions", "machine")} if one else {},
         config=one.config if one else None,
     )
@@ -135,11 +134,6 @@ def _facts(run: RunData) -> dict[str, str]:
         if key not in ("command", "method") and isinstance(value, (str, int, float)):
             facts.setdefault(key.replace("_", " "), str(value))
     return facts
-
-
-def _command(run: RunData) -> str | None:
-    command = run.info.get("command")
-    return shlex.join(map(str, command)) if isinstance(command, list) else command
 
 
 def symbols(text: str) -> Markup:
