@@ -131,29 +131,27 @@ class Calibrator:
         return float(self._model.predict_proba(np.array([election.features])[:, self._used])[0, 1])
 
 
-def write_predictions(
-    out: Path,
+def predict(
     questions: Sequence[Question],
     samples: Sequence[Sample],
     labeled: Sequence[Sample] = (),
     *,
     upper_bound: bool = False,
-) -> list[str]:
-    """Write one JSON line a question: its answer, how likely that is right, the votes, and the sample to show.
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Of each question its answer, how likely that is right, the votes, and the sample to show.
 
     ``probability`` is the calibrated one where ``calibrated`` is true. Else it is, by ``basis``, the mean critic value
     of the samples that gave the answer, or their share. ``prompt`` and ``style`` are the chat and the verifier of the
     question. No ground truth of ``questions`` is looked at.
 
     Args:
-        out: the file to write.
         questions: those to answer.
         samples: n of each, with critic values or without; a question that has none gets no answer.
         labeled: samples of labelled questions, drawn alike, to calibrate the probabilities on.
         upper_bound: the policy was trained on the answers of ``questions``; each line says so.
 
     Returns:
-        What to tell about the file, a line each.
+        The predictions, JSON objects, and what to tell about them, a line each.
     """
     calibrator, said = None, []
     if labeled:
@@ -169,11 +167,15 @@ def write_predictions(
     if upper_bound:
         predictions = [prediction | {"upper_bound": True} for prediction in predictions]
         said.append("upper_bound: the policy was trained on the answers of these very questions.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, "".join(json.dumps(prediction, ensure_ascii=False) + "\n" for prediction in predictions))
     if unanswered := sum(prediction["answer"] is None for prediction in predictions):
         said.append(f"{unanswered} of {len(predictions)} questions have no answer: no sample gave one.")
-    return said
+    return predictions, said
+
+
+def write_predictions(out: Path, predictions: Sequence[Mapping[str, Any]]) -> None:
+    """Write one JSON line a question."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(out, "".join(json.dumps(prediction, ensure_ascii=False) + "\n" for prediction in predictions))
 
 
 def _prediction(question: Question, samples: Sequence[Sample], calibrator: Calibrator | None) -> dict[str, Any]:
@@ -253,7 +255,9 @@ def answer(
     samples = sampler.draw(questions, files, own, "sampling the questions")
     if known:
         rollouts = sampler.draw(known, labeled, other, "sampling labelled questions")
-    return write_predictions(out, questions, samples, rollouts)
+    predictions, said = predict(questions, samples, rollouts)
+    write_predictions(out, predictions)
+    return said
 
 
 def answer_from_samples(
@@ -283,7 +287,9 @@ def answer_from_samples(
             f"--data={', '.join(map(str, files))}: not the questions that {folder} was sampled on; name those"
         )
     rollouts = _labeled_samples(labeled, questions, settings) if labeled else ()
-    return write_predictions(out, questions, samples, rollouts)
+    predictions, said = predict(questions, samples, rollouts)
+    write_predictions(out, predictions)
+    return said
 
 
 def _labeled_samples(

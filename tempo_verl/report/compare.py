@@ -7,12 +7,13 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
+from itertools import chain
 from operator import getitem
 from pathlib import Path
 
 import numpy as np
 
-from tempo_verl.algo.calibration import Reliability, reliability
+from tempo_verl.algo.calibration import Reliability, calibration_metrics, reliability
 from tempo_verl.algo.statistics import Estimate
 from tempo_verl.errors import UserError
 from tempo_verl.evaluation.equal_cost import told
@@ -30,7 +31,18 @@ from tempo_verl.report.measures import (
     sources,
     validated,
 )
-from tempo_verl.report.results import Curve, EqualCost, GroupResult, Measured, Member, Paired, Results, Scores, Times
+from tempo_verl.report.results import (
+    Curve,
+    EqualCost,
+    GroupResult,
+    Measured,
+    Member,
+    Paired,
+    Results,
+    Scores,
+    Times,
+    Trust,
+)
 from tempo_verl.report.style import BINS
 
 CALIBRATION = ("auroc", "gap", "brier", "ece")
@@ -184,6 +196,7 @@ def _group_result(group: Group, of_runs: Sequence[Validated], vary: set[str]) ->
         phases=_phases(runs),
         curves={name: curve for name, curve in curves.items() if curve.runs},
         equal_cost=_equal_cost(runs),
+        trust=_trust(runs),
     )
 
 
@@ -291,6 +304,23 @@ def _equal_cost(runs: Sequence[RunData]) -> EqualCost | None:
             if all(name in of["changed"] for of in found)
         },
         questions=questions,
+    )
+
+
+def _trust(runs: Sequence[RunData]) -> Trust | None:
+    """Over the runs whose answers to D_U were judged."""
+    found = [run.judged for run in runs if run.judged is not None]
+    if not found:
+        return None
+    measured = [calibration_metrics(of.probability, of.right) for of in found]
+    shared = [name for name in measured[0] if all(name in of for of in measured)]
+    probability = list(chain.from_iterable(of.probability for of in found))
+    right = list(chain.from_iterable(of.right for of in found))
+    return Trust(
+        questions=len(right),
+        calibrated=all(of.calibrated for of in found),
+        measures={name: over_runs([of[name] for of in measured]) for name in shared},
+        curve=reliability(probability, right, BINS),
     )
 
 

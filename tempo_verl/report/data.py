@@ -25,6 +25,7 @@ from tempo_verl.algo.statistics import QuestionKey, question_keys
 from tempo_verl.config.flat import flatten
 from tempo_verl.errors import UserError
 from tempo_verl.evaluation.equal_cost import PREDICTIONS, comparison_file, read_comparison
+from tempo_verl.evaluation.judged import Judged, judged_file, read_judged
 from tempo_verl.report.shown import SHOWN, Exhibit, read_shown
 from tempo_verl.rewards import one_spelling
 
@@ -33,6 +34,7 @@ POOLED_ROUNDS = 3
 OTHER_SET = "other"
 PASS_AT = (4, 8)  # beside n
 COMPARED = comparison_file(Path(PREDICTIONS)).name
+JUDGED = judged_file(Path(PREDICTIONS)).name
 
 Metrics = dict[int, dict[str, float]]  # step -> name -> value
 Measures = dict[str, float]  # of one question: avg@n, pass@k, maj@n, distinct answers, no answer found
@@ -63,6 +65,7 @@ class RunData:
     settings: dict[str, Any] = field(default_factory=dict)  # config, by dotted keys
     method: str | None = None
     compared: dict[str, Any] | None = None  # votes before and after, see evaluation.equal_cost.compare
+    judged: Judged | None = None  # the probabilities of its answers to D_U
     info: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     shown: Exhibit | None = None  # samples to look at
@@ -115,6 +118,8 @@ def read_run(run_dir: Path) -> RunData:
     if "tempo" not in run.validation:
         run.notes.append(f"{_short(folders['tempo'] / 'validation')} is missing: no intervals over questions.")
     run.pools = _read_pools(folders["tempo"] / "rounds", run.notes)
+    if (judged := folders["tempo"] / JUDGED).is_file():
+        run.judged = read_judged(judged)
     if (compared := folders["tempo"] / COMPARED).is_file():
         run.compared = read_comparison(compared)
     elif run.settings.get("tempo.predictions.before") and (folders["tempo"] / PREDICTIONS).is_file():

@@ -148,6 +148,38 @@ def reliability_diagram(results: Results) -> Figure | None:
     return figure
 
 
+def trust_diagram(results: Results) -> Figure | None:
+    """Share of right answers to D_U against their probability; of one group, counts below."""
+    if all(group.trust is None for group in results.groups):
+        return None
+    several = len(results.groups) > 1
+    figure = Figure(figsize=(WIDTH, 3.4 if several else 4.2), layout="constrained")
+    ratios = [1] if several else [3.2, 1]
+    axes = figure.subplots(len(ratios), 2, sharex=True, squeeze=False, height_ratios=ratios)
+    top, bottom = axes[0][0], axes[-1][0]
+    top.plot([0, 1], [0, 1], color=TEXT, linewidth=0.8, linestyle=DOTTED)
+    for group, colour, style in styles(results):
+        if (of := group.trust) is None:
+            continue
+        curve = of.curve
+        top.plot(curve.mean_score, curve.accuracy, style, color=colour, linewidth=1.2, label=group.name)
+        top.scatter(
+            curve.mean_score, curve.accuracy, 10 + 80 * curve.count / curve.count.max(), color=colour, linewidths=0
+        )
+        if not several:
+            bottom.bar(curve.centers, curve.count, width=0.9 / BINS, color=colour, alpha=0.75)
+            bottom.set_ylabel("answers")
+    top.set_xlim(-0.02, 1.02)
+    top.set_ylim(-0.03, 1.03)
+    top.set_ylabel(f"share that is right\n({ORACLE})")
+    bottom.set_xlabel("probability of the answer")
+    for empty in axes[:, 1]:
+        empty.set_axis_off()
+    if several:
+        legend(figure, axes.flat)
+    return figure
+
+
 def _reliability_title(group: GroupResult, name: str) -> str:
     """Such as ``first rounds (1 to 3)``, ``AUROC 0.81``, ``Brier 0.17, ECE 0.05``, with those that are defined."""
     found = group.calibration.get(name, {})
@@ -193,7 +225,14 @@ FIGURES: dict[str, tuple[Callable[[Results], Figure | None], str, str]] = {
         "token, before the round's E-step; the rollouts of these rounds are pooled, the numbers are means over the "
         "rounds. Dot size shows how many rollouts a point stands on.",
     ),
+    "trust": (
+        trust_diagram,
+        "Reliability of the answers to D_U",
+        "Points below the diagonal are answers that are right less often than their probability says. Known only "
+        "because D_U has answers to watch the run by. Dot size shows how many answers a point stands on.",
+    ),
 }
+WHERE_KNOWN = ("trust",)  # needs answers of D_U, which most users do not have
 BAND = "Thick lines are means over the runs of a group, bands one standard deviation, thin lines single runs."
 BARS = "Bars at the markers are 95 % intervals over questions."
 
@@ -205,8 +244,8 @@ def draw(results: Results) -> list[Drawing]:
     for name, (function, title, reading) in FIGURES.items():
         if picture := png(function, results, results.stamp):
             more = f" {BARS}" * (name == "accuracy" and results.single)
-            more += f" {BAND}" * (several_runs and name != "reliability")
+            more += f" {BAND}" * (several_runs and name not in ("reliability", "trust"))
             drawings.append(Drawing(name, title, reading + more, picture))
-        else:
+        elif name not in WHERE_KNOWN:
             results.missing.append(f"Figure left out: {title[0].lower()}{title[1:]} (nothing was logged for it).")
     return drawings

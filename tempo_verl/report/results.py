@@ -90,6 +90,23 @@ class EqualCost:
 
 
 @dataclass(frozen=True)
+class Trust:
+    """The probabilities of answers to D_U against how often these are right.
+
+    Attributes:
+        questions: judged ones, over all runs.
+        calibrated: whether they are fitted on labelled questions in all runs.
+        measures: what ``calibration_metrics`` has of them.
+        curve: of all runs together.
+    """
+
+    questions: int
+    calibrated: bool
+    measures: dict[str, Measured]
+    curve: Reliability
+
+
+@dataclass(frozen=True)
 class Times:
     """A part of a round: each run's median of a round, and its sum over all rounds."""
 
@@ -121,6 +138,7 @@ class GroupResult:
         phases: phase of the run -> seconds it took.
         curves: metric, or ``<set>/<measure>`` -> over rounds; those of a stage 0 begin with ``stage0/``.
         equal_cost: None where a run has no answers of the policy that it started with, or runs have different numbers.
+        trust: None where no run's answers to D_U could be judged.
     """
 
     name: str
@@ -135,6 +153,7 @@ class GroupResult:
     phases: dict[str, Measured]
     curves: dict[str, Curve]
     equal_cost: EqualCost | None
+    trust: Trust | None
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,18 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+import numpy.typing as npt
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table as RichTable
+from scipy.stats import binomtest
 
 from tempo_verl.evaluation.equal_cost import WORDS, votes_at
 from tempo_verl.markdown import cell
 from tempo_verl.report.measures import SELECTED_BY, set_label
-from tempo_verl.report.results import Measured, Results, Scores
+from tempo_verl.report.results import Measured, Results, Scores, Trust
+from tempo_verl.report.style import BINS
 from tempo_verl.report.words import (
     CHANGE,
     NONE,
@@ -30,9 +33,11 @@ from tempo_verl.report.words import (
     short,
     text,
     time,
+    trust_sentence,
     verdict_sentence,
 )
 
+TRUST = "How far to trust the probabilities (oracle monitoring)"
 WORTH = "Is training worth it against sampling more?"
 COLUMNS = {
     "avg": "one sample",
@@ -91,7 +96,7 @@ def main_tables(results: Results) -> list[Table]:
 
 def further_tables(results: Results) -> list[Table]:
     """How the critic was, where the time went, and what was compared."""
-    tables = [_calibration(results), _phases(results), _times(results)]
+    tables = [_trust(results), _trust_by_bin(results), _calibration(results), _phases(results), _times(results)]
     return _shown(results, tables if results.single else [*tables, _differences(results), _runs(results)])
 
 
@@ -257,6 +262,51 @@ def _calibration(results: Results) -> Table:
     return Table("Calibration of the critic on D_L", heads, rows, note, names=2)
 
 
+def _trust(results: Results) -> Table:
+    """Mean probability against the share that is right, and scores of both."""
+    labels = {"value_mean": "mean probability", "accuracy": "right"}
+    scores = {"brier": "Brier", "ece": "ECE", "auroc": "AUROC"}
+    unit = Unit(digits=3)
+    rows = [
+        [
+            group.name,
+            str(of.questions),
+            *(_percent(of.measures.get(key)) for key in labels),
+            *(text(of.measures.get(key), unit) for key in scores),
+        ]
+        for group in results.groups
+        if (of := group.trust) is not None
+    ]
+    fitted = [group.trust.calibrated for group in results.groups if group.trust is not None]
+    note = "Known only because D_U has answers to watch the run by; they have no part in the probabilities. "
+    if all(fitted):
+        note += "These are calibrated on labelled questions, and cannot know how far D_U is from those."
+    elif not any(fitted):
+        note += "These are not calibrated on labelled questions: critic's values, or shares of the votes."
+    else:
+        note += "Those of some runs are not calibrated on labelled questions."
+    heads = ["group", "questions", *labels.values(), *scores.values()]
+    return Table(TRUST, heads, rows, note)
+
+
+def _trust_by_bin(results: Results) -> Table:
+    """The points of the reliability diagram, of one group."""
+    of = results.groups[0].trust if len(results.groups) == 1 else None
+    rows = []
+    for center, mean, right, count in zip(*_points(of), strict=True) if of else ():
+        low, high = binomtest(round(right * count), int(count)).proportion_ci(method="wilson")
+        share = f"{100 * right:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+        rows.append(
+            [f"{center - 0.5 / BINS:.1f} to {center + 0.5 / BINS:.1f}", str(count), f"{100 * mean:.0f} %", share]
+        )
+    heads = ["probability", "questions", "mean probability", "right"]
+    return Table("The same by probability", heads, rows, "Brackets are Wilson's 95 % intervals of the share.")
+
+
+def _points(of: Trust) -> tuple[npt.NDArray, ...]:
+    return of.curve.centers, of.curve.mean_score, of.curve.accuracy, of.curve.count
+
+
 def _phases(results: Results) -> Table:
     rows = [[phase.replace("_", " "), g.name, time(took)] for g in results.groups for phase, took in g.phases.items()]
     note = "Parts of a run that was interrupted and resumed add up."
@@ -328,6 +378,8 @@ def print_table(results: Results, console: Console) -> None:
     lines = [verdict_sentence(results), *(line for line, _ in alarm_lines(results)), *results.notes]
     for line in filter(None, lines):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if sentence := trust_sentence(results):
+        console.print(sentence, highlight=False, soft_wrap=True)
     if results.worth:
         console.print(WORTH, style="bold", highlight=False)
         for line in results.worth:

@@ -115,6 +115,14 @@ def verdict_sentence(results: Results) -> str:
     return NO_VALIDATION
 
 
+def trust_sentence(results: Results) -> str:
+    """Of one run, whether the probabilities of its answers to D_U say how often these are right; empty if unknown."""
+    if not results.single or (of := results.groups[0].trust) is None:
+        return ""
+    told, right = (f"{short(of.measures[name], SHARE)} %" for name in ("value_mean", "accuracy"))
+    return f"Answers to D_U: mean probability {told}, right {right} of {of.questions} (oracle monitoring)."
+
+
 def alarm_lines(results: Results) -> list[tuple[str, bool]]:
     """What was raised in each run, in words, and whether it was."""
     return [

@@ -23,9 +23,10 @@ from tempo_verl.data.aside import calibration_rows
 from tempo_verl.data.streams import Streams, WithoutAnswers, batch_of, row_of
 from tempo_verl.data.validation import prompt_text
 from tempo_verl.errors import UserError
-from tempo_verl.evaluation.answers import write_predictions
+from tempo_verl.evaluation.answers import predict, write_predictions
 from tempo_verl.evaluation.engines import fingerprint
 from tempo_verl.evaluation.equal_cost import before_file, compare, comparison_file, told, write_comparison
+from tempo_verl.evaluation.judged import judge, judged_file, write_judged
 from tempo_verl.evaluation.questions import Question, aligned, digest, load_questions, question_of
 from tempo_verl.evaluation.samples import Sample, sample_folders, spelled, write_samples, written_samples
 from tempo_verl.evaluation.shown import Gallery, Trace, shown_file
@@ -111,7 +112,7 @@ class Predictions:
         begun = time.monotonic()
         samples = self._draw(port, number, "predictions before round 1", *self._asked(), n)
         drawn_with["seconds"] = round(time.monotonic() - begun, 1)
-        write_predictions(self._before, self._questions, samples, upper_bound=False)
+        write_predictions(self._before, predict(self._questions, samples)[0])
         write_samples(self._samples_before, drawn_with, samples)
         return []
 
@@ -181,8 +182,12 @@ class Predictions:
             labeled = self._draw(port, number, title, rows, asked, n, verified=True, gallery=gallery)
         gallery.write(shown_file(self._out))
         self._compare(samples, number - 1)
-        # last: a run that has this file has nothing left to do
-        lines = write_predictions(self._out, self._questions, samples, labeled, upper_bound=self._method.reads_answers)
+        predictions, lines = predict(self._questions, samples, labeled, upper_bound=self._method.reads_answers)
+        judged = judge(predictions, self._verdicts)
+        judged_file(self._out).unlink(missing_ok=True)  # of an earlier end of this run
+        if judged is not None:
+            write_judged(judged_file(self._out), judged)
+        write_predictions(self._out, predictions)  # last: a run that has this file has nothing left to do
         logger.warning("%s: %s", self._out, " ".join(lines))
         return samples, labeled
 
@@ -205,10 +210,13 @@ class Predictions:
 
     def _judged(self, samples: Sequence[Sample]) -> list[Sample]:
         """With verdicts, where D_U's file has answers to watch the run by."""
-        row_of_question = {question.index: row for row, question in enumerate(self._of_rows)}
-        rows = [row_of_question[sample.index] for sample in samples]
-        verdicts = self._judge(rows, [sample.response for sample in samples])
+        verdicts = self._verdicts([sample.index for sample in samples], [sample.response for sample in samples])
         return [replace(sample, correct=verdict) for sample, verdict in zip(samples, verdicts, strict=True)]
+
+    def _verdicts(self, indices: Sequence[int], responses: Sequence[str]) -> list[bool | None]:
+        """On responses to questions of D_U, for whoever watches the run."""
+        row_of_question = {question.index: row for row, question in enumerate(self._of_rows)}
+        return self._judge([row_of_question[index] for index in indices], responses)
 
     def _draw(
         self,

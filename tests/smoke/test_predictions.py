@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 from tempo_verl.evaluation.answers import Calibrator, elect
 from tempo_verl.evaluation.critic import Critic
 from tempo_verl.evaluation.equal_cost import read_comparison
+from tempo_verl.evaluation.judged import read_judged
 from tempo_verl.evaluation.label_next import rank
 from tempo_verl.evaluation.questions import load_questions, prompt_ids
 from tempo_verl.evaluation.samples import Sample, written_samples
@@ -213,6 +214,16 @@ def test_the_comparison_follows_from_samples_and_question_file(found: Evidence) 
         ]
         assert compared[side]["samples"] == n
         assert compared[side]["measures"]["avg"]["value"] == pytest.approx(sum(right) / (16 * n))
+
+
+def test_the_answers_are_judged_for_the_report(found: Evidence) -> None:
+    judged = read_judged(found.folder / "predictions_judged.json")
+    questions = load_questions("--data", [found.folder / "unlabeled.parquet"], with_answers=True)
+    lines = (found.folder / "predictions.jsonl").read_text().splitlines()
+    answered = [one for one in map(json.loads, lines) if one["answer"] is not None]
+    right = [one["answer"] == questions[one["index"]].ground_truth for one in answered]
+    assert judged.right == right
+    assert judged.probability == [one["probability"] for one in answered]
 
 
 def test_a_run_that_goes_on_does_not_ask_again(found: Evidence, without: Evidence, tour, tmp_path: Path) -> None:

@@ -21,7 +21,14 @@ from sklearn.preprocessing import StandardScaler
 from tempo_verl.algo.calibration import calibration_metrics
 from tempo_verl.cli.main import main as tempo_verl_command
 from tempo_verl.errors import UserError
-from tempo_verl.evaluation.answers import Calibrator, answer, answer_from_samples, elect, write_predictions
+from tempo_verl.evaluation.answers import (
+    Calibrator,
+    answer,
+    answer_from_samples,
+    elect,
+    predict,
+    write_predictions,
+)
 from tempo_verl.evaluation.engines import Sampling
 from tempo_verl.evaluation.evaluate import evaluate
 from tempo_verl.evaluation.questions import Question
@@ -57,6 +64,13 @@ def sampling(skilled_policy: Path, tiny_critic: Path) -> Sampling:
 # ---------------------------------------------------------------------- one question
 
 
+def written(out: Path, *asked) -> list[str]:
+    """What is said of the predictions in ``out``; ``asked``: as for ``predict``."""
+    predictions, said = predict(*asked)
+    write_predictions(out, predictions)
+    return said
+
+
 def test_an_election_by_hand() -> None:
     found = elect([sample(0, "a", 0.25), sample(1, "b", 1.5), sample(2, "a", 0.5), sample(3, None, 0.25)])
     assert (found.answer, found.majority) == ("b", "a")
@@ -82,7 +96,7 @@ def test_an_election_without_a_critic_or_an_answer() -> None:
 def test_a_line_of_the_predictions(tmp_path: Path) -> None:
     out = tmp_path / "new" / "predictions.jsonl"
     samples = [sample(0, "a", 0.25), sample(1, "b", 0.75), sample(2, "a", 0.25), sample(0, None, 0.5, index=1)]
-    said = write_predictions(out, [question(0), question(1)], samples)
+    said = written(out, [question(0), question(1)], samples)
     assert said == [
         "probabilities are not calibrated: no labelled questions were given.",
         "1 of 2 questions have no answer: no sample gave one.",
@@ -106,9 +120,9 @@ def test_a_line_of_the_predictions(tmp_path: Path) -> None:
     }
     assert list(first["votes"]) == ["b", "a"]
     assert (second["answer"], second["probability"], second["rationale"]) == (None, None, None)
-    write_predictions(out, [question(0), question(1)], samples[:3])
+    written(out, [question(0), question(1)], samples[:3])
     assert [(row["answer"], row["samples"]) for row in lines(out)] == [("b", 3), (None, 0)]
-    write_predictions(out, [question()], [sample(0, "a"), sample(1, "b")])
+    written(out, [question()], [sample(0, "a"), sample(1, "b")])
     assert lines(out)[0]["votes"] == {"a": {"count": 1}, "b": {"count": 1}}
     assert (lines(out)[0]["basis"], lines(out)[0]["probability"]) == ("vote share", 0.5)
 
@@ -116,14 +130,14 @@ def test_a_line_of_the_predictions(tmp_path: Path) -> None:
 def test_the_chat_is_kept_where_it_is_text(tmp_path: Path) -> None:
     chats = [[{"role": "user", "content": "?"}], [{"role": "user", "content": [{"image": b"no text"}]}]]
     asked = [replace(question(index), messages=chat) for index, chat in enumerate(chats)]
-    write_predictions(tmp_path / "predictions.jsonl", asked, [])
+    written(tmp_path / "predictions.jsonl", asked, [])
     assert [row["prompt"] for row in lines(tmp_path / "predictions.jsonl")] == [chats[0], None]
 
 
 def test_what_cannot_be_written_leaves_no_part_of_it(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(OSError):
-        write_predictions(tmp_path / "out", [question()], [sample(0, "a")])
+        written(tmp_path / "out", [question()], [sample(0, "a")])
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -148,7 +162,7 @@ def test_calibrated_probabilities_are_closer_to_the_truth(tmp_path: Path) -> Non
     questions = [question(index) for index in range(400)]
     error = {}
     for name, labeled in (("plain", []), ("calibrated", known)):
-        said = write_predictions(tmp_path / name, questions, asked, labeled)
+        said = written(tmp_path / name, questions, asked, labeled)
         predictions = lines(tmp_path / name)
         assert {prediction["calibrated"] for prediction in predictions} == {name == "calibrated"}
         right = [prediction["answer"] == "right" for prediction in predictions]
@@ -205,7 +219,7 @@ def test_what_cannot_be_calibrated_on(tmp_path: Path) -> None:
         (unknown, "only 0 labelled questions have an answer, 20 are needed"),
         (contrary, "the answers to 30 labelled questions are right the less, the surer the vote is"),
     ):
-        said = write_predictions(tmp_path / "out", [question()], [sample(0, "a", 0.5)], labeled)
+        said = written(tmp_path / "out", [question()], [sample(0, "a", 0.5)], labeled)
         assert said == [f"probabilities are not calibrated: {why}."]
         assert not lines(tmp_path / "out")[0]["calibrated"]
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from tempo_verl.cli.main import app
 from tempo_verl.data.prepare import Settings, prepare
 from tempo_verl.data.validation import read_questions, shared_rows
-from tempo_verl.evaluation.answers import write_predictions
+from tempo_verl.evaluation.answers import predict, write_predictions
 from tempo_verl.evaluation.disagreement import candidates, in_question, information, reason, score
 from tempo_verl.evaluation.label_next import rank
 from tempo_verl.evaluation.questions import Question, load_questions
@@ -107,7 +107,7 @@ def predictions(folder: Path, critic: bool = True) -> Path:
     ]
     if not critic:
         drawn = [Sample(**{**vars(sample), "value": None}) for sample in drawn]
-    write_predictions(folder / "predictions.jsonl", [question(index) for index in range(4)], drawn)
+    write_predictions(folder / "predictions.jsonl", predict([question(index) for index in range(4)], drawn)[0])
     return folder / "predictions.jsonl"
 
 
@@ -207,7 +207,7 @@ def test_filled_in_it_becomes_a_labelled_set_that_leaves_d_u(tmp_path: Path) -> 
     prepare(Settings((str(tmp_path / "asked.jsonl"),), tmp_path / "unlabeled.parquet", "unlabeled"))
     questions = load_questions("--data", [tmp_path / "unlabeled.parquet"], with_answers=False)
     drawn = [one for index in range(3) for one in samples(index, ("3", 0.1 * index), ("3", 0.1 * index))]
-    write_predictions(tmp_path / "predictions.jsonl", questions, drawn)
+    write_predictions(tmp_path / "predictions.jsonl", predict(questions, drawn)[0])
     assert [line["index"] for line in rank(tmp_path / "predictions.jsonl").lines] == [0, 1, 2]
     command(tmp_path, "--count", 2)
 
