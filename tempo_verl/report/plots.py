@@ -172,7 +172,7 @@ def trust_diagram(results: Results) -> Figure | None:
     top.set_xlim(-0.02, 1.02)
     top.set_ylim(-0.03, 1.03)
     top.set_ylabel(f"share that is right\n({ORACLE})")
-    bottom.set_xlabel("probability of the answer")
+    bottom.set_xlabel("probability of an answer to D_U")
     for empty in axes[:, 1]:
         empty.set_axis_off()
     if several:

@@ -17,6 +17,7 @@ from run_folders import UNLABELED, make_run, validation_rows, write_lines
 
 from tempo_verl.algo.evaluation import majority_correct
 from tempo_verl.algo.statistics import Estimate, bootstrap
+from tempo_verl.evaluation.judged import Judged, write_judged
 from tempo_verl.report import Results, build_comparison, build_report, print_table
 from tempo_verl.report.compare import summarise
 from tempo_verl.report.data import read_jsonl, read_run
@@ -376,6 +377,8 @@ def test_symbols_are_set_alike_everywhere(built, tmp_path):
     run_dir, _ = built
     other = make_run(tmp_path / "other")
     (other / "config.yaml").write_text("tempo: {method: oracle}")
+    for run in (run_dir, other):
+        write_judged(run / "tempo" / "predictions_judged.json", Judged(True, [0.8, 0.3], [True, False]))
     build_comparison([run_dir, other], tmp_path / "out")
     for folder in (run_dir, tmp_path / "out"):
         page = re.sub(r"<pre.*?</pre>|<style>.*?</style>", "", (folder / "report.html").read_text(), flags=re.DOTALL)
