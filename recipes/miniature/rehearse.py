@@ -38,6 +38,7 @@ from tempo_verl.algo.calibration import calibration_loss, calibration_metrics, p
 from tempo_verl.algo.evaluation import distinct_answers, pass_at_k
 from tempo_verl.algo.jagged import of_rows, pad
 from tempo_verl.algo.official import value_loss
+from tempo_verl.data.aside import evenly_spaced
 from tempo_verl.data.streams import Stream, row_of
 from tempo_verl.doctor import surroundings
 from tempo_verl.methods import Method, Round
@@ -372,8 +373,36 @@ def rehearse(out: Path, settings: Any, seed: int, name: str) -> list[dict[str, A
         for model, role in ((policy.model, "actor"), (critic.model, "critic")):
             model.save_pretrained(start / role)
             policy.tokenizer.save_pretrained(start / role)
+    elif critic is not None:
+        told.with_suffix(".samples.json").write_text(json.dumps(last_answers(policy, critic, method, sets, seed)))
     told.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return rows
+
+
+def last_answers(
+    policy: Policy, critic: Critic, method: Method, sets: dict[str, list[tuple[str, str]]], seed: int
+) -> dict[str, list[dict[str, Any]]]:
+    """What the trained policy answers and the critic says of it, for trust.py.
+
+    Returns:
+        Of D_U, the held-out questions and as many of D_L, N samples a question one after the other: ``answer``,
+        ``correct`` and ``value``.
+    """
+    spaced = evenly_spaced(len(sets["labeled"]), len(sets["heldout"]))
+    asked = {
+        "unlabeled": sets["unlabeled"],
+        "heldout": sets["heldout"],
+        "labeled": [sets["labeled"][row] for row in spaced],
+    }
+    found = {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for name, questions in asked.items():
+            drawn = policy.draw([str(row) for row in range(len(questions))], questions, N)
+            values = method.probability(critic.values(drawn), drawn.response_mask).tolist()
+            columns = zip(drawn.answers, drawn.verdicts.tolist(), values, strict=True)
+            found[name] = [{"answer": a, "correct": bool(c), "value": value} for a, c, value in columns]
+    return found
 
 
 def _stream(name: str, rows: list[tuple[str, str]], settings: Any) -> Stream:

@@ -15,6 +15,8 @@ import pytest
 
 REHEARSE = Path(__file__).parents[2] / "recipes" / "miniature" / "rehearse.py"
 SMALL = ("rounds=2", "pretrain_steps=20", "stage0_rounds=2", "stage0_warmup=1", "task.n_labeled=200", "test_freq=2")
+TRUST = REHEARSE.with_name("trust.py")
+WITH_CRITIC = ("tempo", "tempo_pp", "official", "ppo")
 METHODS = "tempo,tempo_pp,official,ppo,grpo,ttrl,trapo"
 
 
@@ -34,6 +36,9 @@ def test_methods_are_rehearsed_once(tmp_path: Path) -> None:
         assert [row["round"] for row in rows] == [0, 2]
         assert all(math.isfinite(row[column]) for row in rows for column in ("accuracy", "heldout", "pass@8"))
         assert f"| `{name}` | {100 * rows[-1]['accuracy']:.1f} % |" in done.stdout
+    assert {path.name for path in tmp_path.rglob("*.samples.json")} == {f"{name}.samples.json" for name in WITH_CRITIC}
+    done = subprocess.run([sys.executable, str(TRUST), str(tmp_path)], capture_output=True, text=True, timeout=300)
+    assert done.stdout.startswith(f"{len(WITH_CRITIC)} policies\n"), done.stderr
     written = pd.read_csv(tmp_path / "metrics.csv")
     assert list(written["method"].unique()) == METHODS.split(",")
     about = json.loads((tmp_path / "about.json").read_text())

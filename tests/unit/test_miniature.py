@@ -337,6 +337,28 @@ def test_two_tables_are_compared_by_their_order(results: ModuleType) -> None:
     assert "means -1.00; difference -25.0 points in the mean, 50.0 at most (`ttrl`)" in results.agreement(one, other)
 
 
+@pytest.fixture
+def trust(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """``recipes/miniature/trust.py``."""
+    monkeypatch.syspath_prepend(MINIATURE)
+    return importlib.import_module("trust")
+
+
+def test_an_election_of_rehearsed_samples(trust: ModuleType) -> None:
+    group = [("4", True, 0.9)] * 2 + [("5", False, 0.1)] * 5 + [(None, False, 0.3)]
+    nothing = [(None, False, 0.5)] * 8
+    samples = [{"answer": a, "correct": c, "value": v} for a, c, v in (*group, *nothing)]
+    (row,) = trust.elections(samples).to_dict("records")
+    assert row == {"share": pytest.approx(1.8 / 2.6), "value": 0.9, "plain": 0.25, "agree": 0.0, "right": True}
+
+
+def test_the_share_of_right_answers_that_makes_the_probabilities_likeliest(trust: ModuleType) -> None:
+    # known half and half, so a right answer looks right in nine of ten cases: .7 look right where pi .9 + (1 - pi) .1 do
+    moved = trust.shifted(np.array([0.9] * 7 + [0.1] * 3), 0.5)
+    assert moved.mean() == pytest.approx(0.75, abs=1e-4)
+    np.testing.assert_allclose(trust.shifted(np.array([0.9] * 5 + [0.1] * 5), 0.5), [0.9] * 5 + [0.1] * 5, atol=1e-5)
+
+
 def test_tables_and_figures_are_written_from_the_metrics(results: ModuleType, tmp_path: Path) -> None:
     text, told = results.write(made_up(), [{"command": "run.py"}], tmp_path)
     assert (tmp_path / "table.md").read_text(encoding="utf-8") == text + "\n"
