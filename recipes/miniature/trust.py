@@ -110,6 +110,9 @@ def main(folder: Annotated[Path, typer.Argument(help="Folder of a rehearsal.")])
     if not files:
         raise UserError(f"{folder}: no seed_*/*.samples.json; name a folder that rehearse.py has finished")
     every = pd.DataFrame([row for path in files for row in judged(path)])
+    if every.empty:
+        print(f"{len(files)} policies\nnone of them with both right and wrong answers to labelled questions")
+        return
     every.round(4).to_csv(folder / "trust.csv", index=False)
     every["distance"] = every["gap"].abs()
     numbers = ["probability", "right", "gap", "distance", "brier", "ece"]

@@ -353,7 +353,7 @@ def test_an_election_of_rehearsed_samples(trust: ModuleType) -> None:
 
 
 def test_the_share_of_right_answers_that_makes_the_probabilities_likeliest(trust: ModuleType) -> None:
-    # known half and half, so a right answer looks right in nine of ten cases: .7 look right where pi .9 + (1 - pi) .1 do
+    # known half and half, so right answers look right in nine of ten cases; .7 look right: pi .9 + (1 - pi) .1
     moved = trust.shifted(np.array([0.9] * 7 + [0.1] * 3), 0.5)
     assert moved.mean() == pytest.approx(0.75, abs=1e-4)
     np.testing.assert_allclose(trust.shifted(np.array([0.9] * 5 + [0.1] * 5), 0.5), [0.9] * 5 + [0.1] * 5, atol=1e-5)
