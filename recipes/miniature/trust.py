@@ -63,11 +63,19 @@ def elections(samples: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def fitted(known: pd.DataFrame, names: Sequence[str]) -> Callable[[pd.DataFrame], np.ndarray] | None:
-    """P(right) by logistic regression; None where all answers are right, or all wrong."""
-    if known["right"].nunique() < 2:
-        return None
-    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(known[list(names)], known["right"])
-    return lambda asked: model.predict_proba(asked[list(names)])[:, 1]
+    """P(right) by logistic regression, without features that would lower it, as ``tempo-verl answer`` fits it.
+
+    Returns:
+        None where all answers are right, or all wrong, or no feature is left.
+    """
+    used = list(names) if known["right"].nunique() > 1 else []
+    while used:
+        model = make_pipeline(StandardScaler(), LogisticRegression()).fit(known[used], known["right"])
+        rise = [name for name, slope in zip(used, model[-1].coef_[0], strict=True) if slope >= 0]
+        if rise == used:
+            return lambda asked: model.predict_proba(asked[used])[:, 1]
+        used = rise
+    return None
 
 
 def shifted(probability: np.ndarray, known: float) -> np.ndarray:
