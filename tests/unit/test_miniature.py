@@ -357,9 +357,9 @@ def test_the_share_of_right_answers_that_makes_the_probabilities_likeliest(trust
     moved = trust.shifted(np.array([0.9] * 7 + [0.1] * 3), 0.5)
     assert moved.mean() == pytest.approx(0.75, abs=1e-4)
     rng = np.random.default_rng(0)
-    for known in (0.2, 0.5, 0.9):
+    for share in (0.2, 0.5, 0.9):
         asked = np.sort(rng.random(50))
-        assert (np.diff(trust.shifted(asked, known)) >= 0).all()  # the order of the answers stays
+        assert (np.diff(trust.shifted(asked, share)) >= 0).all()  # the order of the answers stays
     np.testing.assert_allclose(trust.shifted(np.array([0.9] * 5 + [0.1] * 5), 0.5), [0.9] * 5 + [0.1] * 5, atol=1e-5)
 
 
