@@ -3,8 +3,8 @@
 
     python recipes/cost.py qwen3_8b_math [GPUS]
 
-prints the tables of the recipe's README (its own number of GPUs: 8). Settings are those of the recipe's YAML. Models, GPU
-and the speed of generation are those of ``tempo-verl plan``, which estimates any run.
+prints the tables of the recipe's README (its own number of GPUs: 8). Settings are those of the recipe's YAML. Models,
+GPU and the speed of generation are those of ``tempo-verl plan``, which estimates any run.
 """
 
 from __future__ import annotations

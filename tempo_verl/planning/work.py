@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a round does: responses, tokens and FLOPs of each phase, as an average over the run's rounds with the gate open."""
+"""Responses, tokens and FLOPs of each phase of a round, averaged over the run's rounds with the gate open."""
 
 from __future__ import annotations
 

@@ -23,9 +23,9 @@ from tempo_verl.config.recipes import names, read
 from tempo_verl.config.schema import read_settings
 from tempo_verl.data.presets import presets
 from tempo_verl.errors import UserError
-from tempo_verl.planning.architecture import Architecture
 from tempo_verl.launch import resolve_config
 from tempo_verl.methods import find, known
+from tempo_verl.planning.architecture import Architecture
 from tempo_verl.tasks.running_sums import write_parquet
 
 ROOT = Path(__file__).parents[2]
