@@ -174,7 +174,8 @@ def advice(
     tried: list[tuple[list[str], str]] = []
     together: list[str] = []
     for overrides in _knobs(config):
-        together += overrides
+        fields = {override.partition("=")[0] for override in together}
+        together += [override for override in overrides if override.partition("=")[0] not in fields]
         tried.append((overrides, _outcome(config, overrides, models, machine, given)))
     if not any(outcome == "fits" for _, outcome in tried):
         tried.append((together, _outcome(config, together, models, machine, given)))
