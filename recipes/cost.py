@@ -3,32 +3,32 @@
 
     python recipes/cost.py qwen3_8b_math [GPUS]
 
-prints the tables of the recipe's README (its own number of GPUs: 8). Settings are those of the recipe's YAML.
+prints the tables of the recipe's README (its own number of GPUs: 8). Settings are those of the recipe's YAML. Models,
+GPU and the speed of generation are those of ``tempo-verl plan``, which estimates any run.
 """
 
 from __future__ import annotations
 
-import math
 import sys
 from dataclasses import dataclass
 
 from tempo_verl.config.recipes import read, uses
 from tempo_verl.errors import UserError
+from tempo_verl.planning import architecture
+from tempo_verl.planning.estimate import BANDWIDTH_SHARE, MFU
+from tempo_verl.planning.estimate import MEAN_PROMPT as PROMPT
+from tempo_verl.planning.machine import GPUS
+from tempo_verl.planning.memory import ENGINE_OWN as VLLM_OWN
+from tempo_verl.planning.memory import RUNTIME
+from tempo_verl.planning.speed import sequences, tokens_per_second
 
 STAGE0 = "ppo"  # the method of stage 0
 
 # What is assumed; see COST.md.
-GPU_MEMORY = 80e9  # bytes; H100 SXM
-GPU_FLOPS = 989e12  # a second, dense bf16
-GPU_BANDWIDTH = 3.35e12  # bytes a second
-MFU = 0.3  # share of GPU_FLOPS that training and scoring reach
-BANDWIDTH_SHARE = 0.5  # share of GPU_BANDWIDTH that generation reaches
-PROMPT = 256  # mean tokens
+GPU_MEMORY, GPU_FLOPS, GPU_BANDWIDTH = GPUS["h100"].memory, GPUS["h100"].flops, GPUS["h100"].bandwidth
 RESPONSE = {"math": 8192, "general": 4096}  # mean tokens
 
 N = 8  # responses a prompt
-VLLM_OWN = 4e9  # bytes of vLLM's share for activations and CUDA graphs
-RUNTIME = 3e9  # bytes of CUDA, NCCL and the allocator
 
 # Questions in the sets as published.
 QUESTIONS = {
@@ -37,58 +37,7 @@ QUESTIONS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Model:
-    """Dimensions from the published ``config.json``; embeddings are untied.
-
-    ``window``: positions that a layer with sliding attention keeps; ``full_layers``: layers that keep all of them.
-    """
-
-    layers: int
-    hidden: int
-    mlp: int
-    heads: int
-    kv_heads: int
-    vocabulary: int
-    full_layers: int
-    window: int = 0
-    head_dim: int = 128
-
-    @property
-    def layer(self) -> int:
-        """Parameters of one layer, without norms (less than 0.01 %)."""
-        attention = 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
-        return attention + 3 * self.hidden * self.mlp
-
-    @property
-    def embedding(self) -> int:
-        return self.vocabulary * self.hidden
-
-    @property
-    def actor(self) -> int:
-        """Parameters of the policy."""
-        return self.layers * self.layer + 2 * self.embedding
-
-    @property
-    def critic(self) -> int:
-        """Parameters of the critic: a value head of one output in place of the language-model head."""
-        return self.layers * self.layer + self.embedding
-
-    def kv_bytes(self, tokens: int) -> float:
-        """Bytes of the bf16 KV cache of one sequence."""
-        kept = self.full_layers * tokens + (self.layers - self.full_layers) * min(tokens, self.window)
-        return 2 * 2 * self.kv_heads * self.head_dim * kept
-
-    def mean_kv_bytes(self, prompt: int, response: int) -> float:
-        """The same, averaged over the time in which the response grows."""
-        return sum(map(self.kv_bytes, range(prompt, prompt + response))) / response
-
-
-MODELS = {
-    "olmo3_7b": Model(32, 4096, 11_008, 32, 32, 100_278, full_layers=8, window=4096),
-    "qwen3_8b": Model(36, 4096, 12_288, 32, 8, 151_936, full_layers=36),
-    "qwen3_14b": Model(40, 5120, 17_408, 40, 8, 151_936, full_layers=40),
-}
+MODELS = {name: architecture.MODELS[name.replace("_", "-")] for name in ("olmo3_7b", "qwen3_8b", "qwen3_14b")}
 
 
 @dataclass(frozen=True)
@@ -203,9 +152,8 @@ class Recipe:
     def throughput(self) -> float:
         """Tokens that a GPU generates in a second: the whole batch and the weights are read once for each token."""
         space, each = self.kv_space(), self.model.mean_kv_bytes(PROMPT, self.response)
-        sequences = math.floor(space / each)
-        seconds = (2 * self.model.actor + sequences * each) / (self.tensor_parallel * GPU_BANDWIDTH * BANDWIDTH_SHARE)
-        return sequences / seconds / self.tensor_parallel
+        held, bandwidth = sequences(space, each), GPU_BANDWIDTH * BANDWIDTH_SHARE
+        return tokens_per_second(self.model, held, each, self.tensor_parallel, bandwidth)
 
     def generation(self, responses: int) -> float:
         """GPU-hours."""
@@ -276,7 +224,7 @@ def tables(recipe: Recipe) -> str:
         "",
         f"A half-step is {recipe.half // N} prompts x {N} = {recipe.half:,} responses of {recipe.response:,} tokens: "
         f"{recipe.half * recipe.response / 1e6:.2f}M tokens to generate, {tokens / 1e6:.2f}M with the prompts. "
-        f"A replica holds {space / 1e9:.1f} GB / {mean_kv / 1e9:.2f} GB = {math.floor(space / mean_kv)} growing "
+        f"A replica holds {space / 1e9:.1f} GB / {mean_kv / 1e9:.2f} GB = {sequences(space, mean_kv)} growing "
         f"sequences; a GPU generates {recipe.throughput():,.0f} tokens a second, {recipe.generation(recipe.half):.2f} "
         f"GPU-hours a half-step. A validation is {recipe.validated:,} responses, all {recipe.validations} of a "
         f"stage {recipe.validation():,.0f} GPU-hours; predictions for D_U are "

@@ -70,19 +70,7 @@ def run_training(
         UserError: a mistake found by the checks, or the run failed; then with the cause and the log's path.
     """
     with console.status(f"{title}: checking the configuration"):
-        check_entry_point()
-        overrides = [*run.overrides(), *overrides]
-        config = resolve_config(overrides)
-        loggers = config.trainer.logger
-        loggers = [loggers] if isinstance(loggers, str) else list(loggers)
-        added = []
-        if "file" not in loggers:  # the progress bar and the report read that one
-            added.append(f"trainer.logger=[{','.join([*loggers, 'file'])}]")
-        if config.tempo.start_from is not None:  # Ray's processes may have another working directory
-            added.append(f"tempo.start_from='{Path(config.tempo.start_from).expanduser().absolute()}'")
-        if added:
-            overrides += added
-            config = resolve_config(overrides)
+        overrides, config = compose(run, overrides)
         rounds = _trained(run, config)
         if rounds is None and meanwhile is None:
             check_settings(config)
@@ -133,6 +121,28 @@ def run_training(
     if status.ends_early is not None:
         _tell(console, f"{title} ended early: {status.ends_early}")
     return seconds
+
+
+def compose(run: Run, overrides: Sequence[str]) -> tuple[list[str], DictConfig]:
+    """The overrides that the run's process is given, and its configuration.
+
+    Raises:
+        UserError: the installation or an override is wrong.
+    """
+    check_entry_point()
+    overrides = [*run.overrides(), *overrides]
+    config = resolve_config(overrides)
+    loggers = config.trainer.logger
+    loggers = [loggers] if isinstance(loggers, str) else list(loggers)
+    added = []
+    if "file" not in loggers:  # the progress bar and the report read that one
+        added.append(f"trainer.logger=[{','.join([*loggers, 'file'])}]")
+    if config.tempo.start_from is not None:  # Ray's processes may have another working directory
+        added.append(f"tempo.start_from='{Path(config.tempo.start_from).expanduser().absolute()}'")
+    if added:
+        overrides += added
+        config = resolve_config(overrides)
+    return overrides, config
 
 
 @dataclass(frozen=True)

@@ -103,9 +103,7 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         _set_earlier_metrics_aside(self.metrics)
         self.status.unlink(missing_ok=True)
-        config = OmegaConf.masked_copy(config, [str(section) for section in config if section != "hydra"])
-        settings = masked(OmegaConf.to_container(config, resolve=True))
-        write_text(self.config, OmegaConf.to_yaml(OmegaConf.create(settings)))
+        write_text(self.config, resolved(config))
 
     def overrides(self) -> list[str]:
         """Send everything a run writes into this folder. A user's own overrides come after these."""
@@ -119,6 +117,13 @@ class Run:
             "trainer.logger=[file]",
             f"+ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH='{folder / 'metrics.jsonl'}'",
         ]
+
+
+def resolved(config: DictConfig) -> str:
+    """The configuration as YAML, without what is Hydra's own, with secrets masked."""
+    config = OmegaConf.masked_copy(config, [str(section) for section in config if section != "hydra"])
+    settings = masked(OmegaConf.to_container(config, resolve=True))
+    return OmegaConf.to_yaml(OmegaConf.create(settings))
 
 
 def _set_earlier_metrics_aside(metrics: Path) -> None:

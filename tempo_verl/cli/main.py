@@ -16,7 +16,8 @@ from rich.console import Console
 from tempo_verl import __version__
 from tempo_verl.cli.evaluate import answer, evaluate
 from tempo_verl.cli.label_next import label_next
-from tempo_verl.cli.paths import output_folder
+from tempo_verl.cli.paths import output_file, output_folder
+from tempo_verl.cli.plan import plan
 from tempo_verl.cli.prepare import prepare
 from tempo_verl.errors import UserError
 from tempo_verl.lazy import import_lazily
@@ -49,6 +50,7 @@ app.command()(prepare)
 app.command()(evaluate)
 app.command()(answer)
 app.command()(label_next)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(plan)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -61,6 +63,13 @@ def train(
     max_restarts: Annotated[
         int, typer.Option(min=0, help="How often a run that fails goes on from its last checkpoint by itself.")
     ] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Make every check, tell what the run would do and take; start nothing.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="With --dry-run: file of the resolved configuration; default RUN_DIR.dry-run.yaml."),
+    ] = None,
 ) -> None:
     """Train: check everything first, then run verl's trainer with a progress bar.
 
@@ -70,6 +79,16 @@ def train(
     actor_rollout_ref.model.path=MODEL critic.model.path=MODEL trainer.save_freq=50
     """
     output_folder("--run-dir", run_dir)
+    if out is not None:
+        if not dry_run:
+            raise UserError("--out: only with --dry-run")
+        output_file("--out", out)
+    if dry_run:
+        from tempo_verl.planning.dry_run import dry_run as look
+        from tempo_verl.run import Run as Folder
+
+        look(Folder(run_dir), context.args, Console(), out)
+        return
     from tempo_verl.config.secrets import masked
     from tempo_verl.launch import Run, run_training, write_run_info
 

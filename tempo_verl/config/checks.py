@@ -79,6 +79,17 @@ def check_settings(config: DictConfig) -> None:
         look(config, method)
 
 
+def check_divisions(config: DictConfig, method: Method) -> None:
+    """The checks of sizes alone, for a plan without files: batches over processes, and what a micro-batch must hold.
+
+    Raises:
+        UserError: the first mistake found.
+    """
+    _check_layout(config)
+    _check_batches(config, method)
+    _check_lengths(config)
+
+
 def _check_algorithm(config: DictConfig, method: Method) -> None:
     if config.trainer.v1.trainer_mode != "tempo":
         mode = config.trainer.v1.trainer_mode

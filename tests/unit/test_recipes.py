@@ -25,6 +25,7 @@ from tempo_verl.data.presets import presets
 from tempo_verl.errors import UserError
 from tempo_verl.launch import resolve_config
 from tempo_verl.methods import find, known
+from tempo_verl.planning.architecture import Architecture
 from tempo_verl.tasks.running_sums import write_parquet
 
 ROOT = Path(__file__).parents[2]
@@ -431,7 +432,7 @@ def test_parameters_are_those_of_the_architecture(name: str, cost: ModuleType) -
 
 
 def test_costs_worked_by_hand(cost: ModuleType) -> None:
-    model = cost.Model(
+    model = Architecture(
         layers=2, hidden=4, mlp=3, heads=2, kv_heads=1, vocabulary=10, full_layers=1, window=5, head_dim=2
     )
     # attention q and o 4 x 4, k and v 4 x 2; three 4 x 3
