@@ -82,13 +82,16 @@ def _models(config: DictConfig) -> dict[str, tuple[Architecture, int]]:
 def _round(config: DictConfig) -> list[str]:
     method, rollout = read_settings(config), config.actor_rollout_ref.rollout
     settings, actor = method.settings, config.actor_rollout_ref.actor
-    batch = getattr(settings, method.learns_on()).batch_size
+    both = method.mixes_streams or settings.actor_on_labeled
+    learns_on = ("labeled", "unlabeled") if both else (method.learns_on(),)
+    batch = sum(getattr(settings, stream).batch_size for stream in learns_on)
     updates = batch // actor.ppo_mini_batch_size * actor.ppo_epochs
     lines = [f"a round: {updates} updates of the policy, {rollout.n} responses a prompt"]
     if config.critic.enable and method.fits_critic:
         calibration = settings.calibration
-        steps = settings.labeled.batch_size // calibration.mini_batch_size * calibration.epochs
-        lines[0] += f"; {steps} of the critic where it is fitted"
+        fitted = settings.labeled.batch_size + calibration.replay.prompts
+        steps = fitted // calibration.mini_batch_size * calibration.epochs
+        lines[0] += f"; up to {steps} of the critic where it is fitted"
     every = config.trainer.save_freq
     lines.append(f"checkpoints: every {every} rounds, and the last" if every > 0 else "checkpoints: none")
     return lines
