@@ -128,7 +128,7 @@ def test_a_head_node_without_accelerator_steers_a_cluster_of_them(device: str, r
 def test_the_default_hardware_is_that_of_the_cluster_that_a_run_joins(
     monkeypatch: pytest.MonkeyPatch, resources: dict[str, float], hardware: str
 ) -> None:
-    monkeypatch.setattr(cluster, "running_cluster", lambda address: ("the Ray cluster", resources))
+    monkeypatch.setattr(cluster, "running_cluster", lambda address: ("the Ray cluster", [resources]))
     assert plugin._default_hardware() == hardware
 
 
