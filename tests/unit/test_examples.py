@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every shell script under examples/ is run with stand-ins for the commands it calls; what it would have trained is
-composed with the shipped configuration and put through the checks that training begins with."""
+"""Every shell script under examples/, and that for verl-recipe, is run with stand-ins for the commands it calls. What
+it would have trained is composed with the shipped configuration and put through the checks that training begins with."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
 import yaml
 from kuberay import RayJob
+from packaging.requirements import Requirement
 
 from tempo_verl.data.prepare import Settings, prepare
 from tempo_verl.data.validation import read_questions
@@ -25,7 +27,10 @@ from tempo_verl.rewards import score
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "examples/cluster"
 SCRIPTS = sorted(
-    path.relative_to(ROOT).as_posix() for pattern in ("*.sh", "*.sbatch") for path in (ROOT / "examples").rglob(pattern)
+    path.relative_to(ROOT).as_posix()
+    for folder in ("examples", "recipes/verl_recipe")
+    for pattern in ("*.sh", "*.sbatch")
+    for path in (ROOT / folder).rglob(pattern)
 )
 # script, its arguments (MODEL: start from that, not from stage 0), and the methods that it trains
 CASES = [
@@ -35,6 +40,8 @@ CASES = [
     ("examples/cluster/node.sh", (), ("tempo",)),
     ("examples/cluster/slurm.sbatch", (), ("tempo",)),
     ("examples/cluster/train.sh", ("tempo.rounds=7",), ("tempo",)),
+    ("recipes/verl_recipe/run_tempo.sh", (), ("tempo",)),
+    ("recipes/verl_recipe/run_tempo.sh", ("method=ppo", "MODEL"), ("ppo",)),
 ]
 QUESTIONS = {"labeled": 256, "unlabeled": 160, "heldout": 4}
 # Writes its own call down. A cluster has the nodes that called `ray start`; its head listens as Ray's does; srun runs
@@ -89,7 +96,7 @@ def environment(tmp_path: Path, data: Path, free_port: int, long_models: tuple[P
     """Stand-ins first on PATH, and every variable a script asks for; stage 0 has left a checkpoint."""
     commands = tmp_path / "bin"
     commands.mkdir()
-    for name in ("tempo-verl", "ray", "srun"):
+    for name in ("tempo-verl", "ray", "srun", "pip", "python"):
         (commands / name).write_text(STAND_IN.format(python=sys.executable))
         (commands / name).chmod(0o755)
     checkpoints = tmp_path / "out/stage0/checkpoints"
@@ -122,11 +129,15 @@ def free_port() -> int:
 
 
 def _overrides(command: list[str]) -> list[str] | None:
-    """What a call of ``tempo-verl train`` sets, or of a command that is given one; None for any other call."""
+    """What a call of ``tempo-verl train`` or of verl's launcher sets; None for any other call."""
     if "tempo-verl" in command:
         call = command[command.index("tempo-verl") + 1 :]
         assert call[:2] == ["train", "--run-dir"]
         return call[3:]
+    if "verl.trainer.main_ppo" in command:
+        call = command[command.index("verl.trainer.main_ppo") + 1 :]
+        assert call[:4] == ["--config-path", "pkg://tempo_verl.config", "--config-name", "tempo_trainer"]
+        return call[4:]
     return None
 
 
@@ -280,6 +291,15 @@ def test_kuberay_runs_the_script_on_as_many_nodes_and_gpus_as_its_pods_have() ->
         gpus = int(container.resources.limits["nvidia.com/gpu"])
         assert int(parameters["GPUS"]) == gpus
         assert int(container.resources.limits["cpu"]) > 3 * gpus  # that verl reserves
+
+
+def test_verl_recipes_installer_finds_the_version_that_the_package_asks_for() -> None:
+    lines = (ROOT / "recipes/verl_recipe/REQUIRED_VERL.txt").read_text().splitlines()
+    fields = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+    (wanted,) = (r for r in map(Requirement, requires("tempo-verl")) if r.name == "verl" and r.marker is None)
+    assert fields["MODE"] == "pinned_tag"
+    assert fields["TAG"].removeprefix("v") in wanted.specifier
+    assert fields["PIP_INSTALL"] == f"pip install verl=={fields['TAG'].removeprefix('v')}"
 
 
 SKY = yaml.safe_load((CLUSTER / "skypilot.yaml").read_text())
