@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every shell script under examples/, and that for verl-recipe, is run with stand-ins for the commands it calls. What
-it would have trained is composed with the shipped configuration and put through the checks that training begins with."""
+"""Every shell script under examples/, and that for verl-recipe, is run with stand-ins for the commands it calls.
+
+What it would have trained is composed with the shipped configuration and put through the checks that training begins
+with. The files of examples/cluster that are no scripts are read as KubeRay and SkyPilot read them.
+"""
 
 from __future__ import annotations
 
