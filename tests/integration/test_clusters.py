@@ -168,9 +168,9 @@ def test_a_ray_job_trains_on_two_nodes_and_succeeds(
     dashboard: str, environment: dict[str, str], overrides: list[str]
 ) -> None:
     environment = environment | {"DASHBOARD": dashboard}
-    status, output = run("bash", CLUSTER / "ray_job.sh", *overrides, environment=environment | {"NODES": "3"})
+    status, output = run("bash", CLUSTER / "ray_job.sh", *overrides, environment=environment | {"NODES": "4"})
     assert status == 1, output
-    assert "has only 2 of 3 nodes (trainer.nnodes) with 1 GPUs" in output
+    assert "has only 2 of 4 nodes (trainer.nnodes) with 1 GPUs" in output
     assert "127.0.0.3: 1 GPUs, 6 CPUs" in output
     assert not Path(environment["OUT"]).exists()
 
