@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The launchers of examples/cluster with real Ray clusters of two nodes: one process of the training is on each.
+"""The launchers of examples/cluster with real Ray clusters of several nodes: one process of the training is on each.
 
-Two nodes of a Ray job have two loopback addresses of this machine. Two nodes under Slurm are network namespaces, with
+Two nodes of a Ray job have two loopback addresses of this machine. Three nodes under Slurm are network namespaces, with
 nothing but an interface of their own; a stand-in for ``srun`` runs the tasks in them.
 """
 
@@ -74,13 +74,13 @@ def overrides(tiny_critic: Path) -> list[str]:
         "actor_rollout_ref.model.external_lib=placement",
         f"critic.model.path='{tiny_critic}'",
         "actor_rollout_ref.rollout.n=2",
-        "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=12",
         "data.max_prompt_length=16",
         "data.max_response_length=24",
         "tempo.rounds=1",
-        "tempo.labeled.batch_size=8",
-        "tempo.calibration.mini_batch_size=8",
-        "tempo.unlabeled.batch_size=4",
+        "tempo.labeled.batch_size=12",
+        "tempo.calibration.mini_batch_size=12",
+        "tempo.unlabeled.batch_size=12",
     ]
 
 
@@ -102,15 +102,16 @@ def run(*command: str | Path, environment: dict[str, str]) -> tuple[int, str]:
     return process.returncode, output
 
 
-def trained_on_two_nodes(environment: dict[str, str]) -> list[str]:
-    """Addresses of the nodes of ranks 0 and 1, which are two."""
-    ranks = [(Path(environment["PLACEMENT"]) / rank).read_text().split() for rank in ("0", "1")]
-    assert ranks[0][0] != ranks[1][0]
-    assert len(list(Path(environment["PLACEMENT"]).iterdir())) == 2
+def trained_on(environment: dict[str, str]) -> list[str]:
+    """Addresses of the nodes of the training's ranks, no two of which are on one node."""
+    ranks = sorted(Path(environment["PLACEMENT"]).iterdir())
+    assert [path.name for path in ranks] == [str(rank) for rank in range(len(ranks))]
+    nodes = [path.read_text().split() for path in ranks]
+    assert len({node for node, _ in nodes}) == len(nodes)
     (metrics,) = Path(environment["OUT"]).rglob("metrics.jsonl")
     assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == [1]
     assert (Path(environment["OUT"]) / "report.html").is_file()
-    return [address for _, address in ranks]
+    return sorted(address for _, address in nodes)
 
 
 # ---------------------------------------------------------------------- ray job submit
@@ -168,29 +169,34 @@ def test_a_ray_job_trains_on_two_nodes_and_succeeds(
     dashboard: str, environment: dict[str, str], overrides: list[str]
 ) -> None:
     environment = environment | {"DASHBOARD": dashboard}
-    status, output = run("bash", CLUSTER / "ray_job.sh", *overrides, environment=environment | {"NODES": "4"})
+    status, output = run("bash", CLUSTER / "ray_job.sh", *overrides, environment=environment | {"NODES": "3"})
     assert status == 1, output
-    assert "has only 2 of 4 nodes (trainer.nnodes) with 1 GPUs" in output
+    assert "has only 2 of 3 nodes (trainer.nnodes) with 1 GPUs" in output
     assert "127.0.0.3: 1 GPUs, 6 CPUs" in output
     assert not Path(environment["OUT"]).exists()
 
     status, output = run("bash", CLUSTER / "ray_job.sh", *overrides, environment=environment)
     assert status == 0, output
     assert "succeeded" in output
-    assert sorted(trained_on_two_nodes(environment)) == ["127.0.0.2", "127.0.0.3"]
+    assert trained_on(environment) == ["127.0.0.2", "127.0.0.3"]
 
 
 # ---------------------------------------------------------------------- nodes with interfaces of their own
 
-NAMES = [f"tempo-verl-{os.getpid()}-{i}" for i in (0, 1)]
-ADDRESSES = ["198.18.77.1", "198.18.77.2"]  # of a range that is set aside for tests of networks
+NAMES = [f"tempo-verl-{os.getpid()}-{i}" for i in range(3)]
+ADDRESSES = ["198.18.77.1", "198.18.77.2", "198.18.77.3"]  # of a range that is set aside for tests of networks
+# Each node has a folder of its own for its Ray, as on a disk of its own. A task that fails ends the others, as
+# --kill-on-bad-exit has it.
 SRUN = f"""#!/usr/bin/env bash
 while [[ $1 == --* ]]; do shift; done
 [[ $1 != hostname ]] || {{ echo {ADDRESSES[0]}; exit; }}
-names=({" ".join(NAMES)}) tasks=() status=0
-for i in 0 1; do SLURM_NODEID=$i ip netns exec "${{names[i]}}" "$@" & tasks+=($!); done
-for task in "${{tasks[@]}}"; do wait "$task" || status=$?; done
-exit "$status"
+names=({" ".join(NAMES)})
+for i in "${{!names[@]}}"; do
+    mkdir -p "$RAY_TMPDIR/$i"
+    SLURM_NODEID=$i ip netns exec "${{names[i]}}" \\
+        bash -c 'mount --bind "$RAY_TMPDIR/$SLURM_NODEID" "$RAY_TMPDIR" && exec "$@"' task "$@" &
+done
+for _ in "${{names[@]}}"; do wait -n || {{ kill $(jobs -p); wait; exit 1; }}; done
 """
 
 
@@ -213,27 +219,31 @@ def left_on(name: str) -> list[str]:
 
 @pytest.fixture
 def hosts(environment: dict[str, str], tmp_path: Path) -> Iterator[list[str]]:
-    """Two network namespaces with a cable between them, and a ``srun`` that runs one task in each."""
+    """Three network namespaces on a switch, which is one too, and a ``srun`` that runs one task in each."""
     if shutil.which("ip") is None:
         pytest.skip("no `ip` on PATH (Debian's iproute2)")
-    made, first, second = [], *NAMES
+    switch, made = f"tempo-verl-{os.getpid()}-switch", []
     try:
-        for name in NAMES:
+        for name in (switch, *NAMES):
             if (done := _ip("netns", "add", name)).returncode:
                 pytest.skip(f"network namespaces are not permitted here: {done.stderr.strip()}")
             made.append(name)
-        cable = ["link", "add", "eth0", "netns", first, "type", "veth", "peer", "name", "eth0", "netns", second]
-        if (done := _ip(*cable)).returncode:
+        if (done := _ip("-n", switch, "link", "add", "bridge", "type", "bridge")).returncode:
             pytest.skip(f"virtual interfaces are not permitted here: {done.stderr.strip()}")
-        for name, address in zip(NAMES, ADDRESSES, strict=True):
-            for command in (
-                ["addr", "add", f"{address}/24", "dev", "eth0"],
-                ["link", "set", "eth0", "up"],
-                ["link", "set", "lo", "up"],
+        commands = [f"-n {switch} link set bridge up"]
+        for port, (name, address) in enumerate(zip(NAMES, ADDRESSES, strict=True)):
+            commands += [
+                f"link add eth0 netns {name} type veth peer name port{port} netns {switch}",
+                f"-n {switch} link set port{port} master bridge up",
+                f"-n {name} addr add {address}/24 dev eth0",
+                f"-n {name} link set eth0 up",
+                f"-n {name} link set lo up",
                 # Ray finds a node's own address by a route to elsewhere
-                ["route", "add", "default", "dev", "eth0"],
-            ):
-                assert _ip("-n", name, *command).returncode == 0
+                f"-n {name} route add default dev eth0",
+            ]
+        for command in commands:
+            done = _ip(*command.split())
+            assert done.returncode == 0, f"ip {command}: {done.stderr}"
         (tmp_path / "bin").mkdir()
         (tmp_path / "bin/srun").write_text(SRUN)
         (tmp_path / "bin/srun").chmod(0o755)
@@ -241,7 +251,7 @@ def hosts(environment: dict[str, str], tmp_path: Path) -> Iterator[list[str]]:
             "PATH": f"{tmp_path / 'bin'}{os.pathsep}{environment['PATH']}",
             "GLOO_SOCKET_IFNAME": "eth0",
             "SLURM_SUBMIT_DIR": str(CLUSTER),
-            "SLURM_NNODES": "2",
+            "SLURM_NNODES": "3",
             "SLURM_CPUS_PER_TASK": "1",
         }
         yield NAMES
@@ -253,14 +263,14 @@ def hosts(environment: dict[str, str], tmp_path: Path) -> Iterator[list[str]]:
             _ip("netns", "delete", name)
 
 
-def test_slurm_trains_on_two_nodes_with_addresses_of_their_own(
+def test_slurm_trains_on_three_nodes_with_addresses_of_their_own(
     hosts: list[str], environment: dict[str, str], overrides: list[str]
 ) -> None:
     del environment["RAY_AUTH_TOKEN"]  # it makes one
     status, output = run("bash", CLUSTER / "slurm.sbatch", *overrides, environment=environment | {"WAIT": "600"})
     assert status == 0, output
-    assert sorted(trained_on_two_nodes(environment)) == ADDRESSES
-    assert [left_on(name) for name in hosts] == [[], []]
+    assert trained_on(environment) == ADDRESSES
+    assert [left_on(name) for name in hosts] == [[], [], []]
 
 
 def test_a_node_that_does_not_come_is_told(hosts: list[str], environment: dict[str, str]) -> None:
