@@ -144,7 +144,10 @@ class Doctor:
         if (resources := self._results.get("resources")) is None:
             raise Skipped("no Ray was started")
         ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes
-        check_accelerators("this machine", resources, ranks, device)
+        # that Ray was started with one CPU, the run's has more
+        cpus = config.ray_kwargs.get("ray_init", {}).get("num_cpus") or os.cpu_count() or 1
+        here = [{**resources, "CPU": cpus}]
+        check_accelerators("this machine", here, config.trainer.nnodes, config.trainer.n_gpus_per_node, device)
         return f"{resources.get('NPU' if device == 'npu' else 'GPU', 0):g} here, {ranks} needed"
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from omegaconf import DictConfig
 
@@ -14,6 +14,8 @@ from tempo_verl.errors import UserError
 # Ray's switch by which it keeps to 127.0.0.1. Its name tells where that is the default; without it every port but the
 # dashboard's is open to the network, whatever ray.init is told. Read when ray is imported.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+CPUS_PER_RANK = 3  # that verl reserves in Ray
 
 
 def is_local(config: DictConfig) -> bool:
@@ -50,7 +52,7 @@ def required_cpus(num_ranks: int, num_storage_units: int) -> int:
     verl reserves 3 for each training process, TransferQueue 1 for its controller and 1 for each storage unit. With
     fewer, TransferQueue's actors wait for ever and verl hangs without a message.
     """
-    return 3 * num_ranks + num_storage_units + 2
+    return CPUS_PER_RANK * num_ranks + num_storage_units + 2
 
 
 def workers() -> int:
@@ -70,45 +72,62 @@ def check_ray(config: DictConfig) -> None:
     options = config.ray_kwargs.get("ray_init", {})
     running = running_cluster(options.get("address"))
     if running is not None:
-        where, resources = running
+        where, nodes = running
+        cpus = sum(node.get("CPU", 0) for node in nodes)
     elif options.get("num_cpus") is not None:
-        where, resources = "ray_kwargs.ray_init.num_cpus: Ray", {"CPU": options.num_cpus}
+        where, cpus = "ray_kwargs.ray_init.num_cpus: Ray", options.num_cpus
     else:
-        where, resources = "this machine", {"CPU": os.cpu_count() or 1}
-    if resources.get("CPU", 0) < required:
+        where, cpus = "this machine", os.cpu_count() or 1
+    if running is not None:
+        check_accelerators(where, nodes, config.trainer.nnodes, config.trainer.n_gpus_per_node, training_device(config))
+    if cpus < required:
         raise UserError(
-            f"{where} has {resources.get('CPU', 0):g} CPUs, this run needs {required} "
-            f"(3 for each training process, 1 for each of TransferQueue's storage units, 2 more); "
+            f"{where} has {cpus:g} CPUs, this run needs {required} "
+            f"({CPUS_PER_RANK} for each training process, 1 for each of TransferQueue's storage units, 2 more); "
             "raise ray_kwargs.ray_init.num_cpus or lower transfer_queue.backend.SimpleStorage.num_data_storage_units"
         )
-    if running is not None:
-        check_accelerators(where, resources, ranks, training_device(config))
 
 
-def check_accelerators(where: str, resources: Mapping[str, float], ranks: int, device: str) -> None:
-    """See that there is an accelerator for each training process: verl would wait for ever for those that are missing.
+def check_accelerators(
+    where: str, nodes: Sequence[Mapping[str, float]], nnodes: int, n_gpus_per_node: int, device: str
+) -> None:
+    """See that verl finds room for its training processes: it would wait for ever for a node that is missing.
+
+    verl reserves, ``nnodes`` times, ``n_gpus_per_node`` accelerators on one node, and 3 CPUs with each.
 
     Args:
-        where: has the resources, in words.
-        resources: as Ray names them.
+        where: has the nodes, in words.
+        nodes: their resources, as Ray names them.
+        nnodes: ``trainer.nnodes``.
+        n_gpus_per_node: ``trainer.n_gpus_per_node``.
         device: ``trainer.device``, see :func:`training_device`.
 
     Raises:
-        UserError: there is not.
+        UserError: it does not; with what was expected and what each node has.
     """
     wanted = "NPU" if device == "npu" else "GPU"
     other = "GPU" if device == "npu" else "NPU"
-    if resources.get(wanted, 0) >= ranks:
-        return
-    if not resources.get(wanted) and resources.get(other):
+    found, found_other = (sum(node.get(name, 0) for node in nodes) for name in (wanted, other))
+    if not found and found_other:
         fitting = "npu" if other == "NPU" else "cuda"
         raise UserError(
-            f"trainer.device={device}: {where} has {resources[other]:g} {other}s and no {wanted}; set it to {fitting}"
+            f"trainer.device={device}: {where} has {found_other:g} {other}s and no {wanted}; set it to {fitting}"
         )
-    raise UserError(
-        f"{where} has {resources.get(wanted, 0):g} {wanted}s, this run needs {ranks} (trainer.n_gpus_per_node x "
-        "trainer.nnodes); lower one of them, or wait until every node has joined"
-    )
+    each = {wanted: n_gpus_per_node, "CPU": CPUS_PER_RANK * n_gpus_per_node}
+    room = sum(int(min(node.get(name, 0) // number for name, number in each.items())) for node in nodes)
+    if room < nnodes:
+        have = (f"{_address(node)}: {node.get(wanted, 0):g} {wanted}s, {node.get('CPU', 0):g} CPUs" for node in nodes)
+        raise UserError(
+            f"{where} has only {room} of {nnodes} nodes (trainer.nnodes) with {n_gpus_per_node} {wanted}s "
+            f"(trainer.n_gpus_per_node) and {each['CPU']} CPUs ({'; '.join(have)}); lower one of them, or wait until "
+            "every node has joined"
+        )
+
+
+def _address(node: Mapping[str, float]) -> str:
+    """Ray gives every node a resource of this name."""
+    named = (name.removeprefix("node:") for name in node if name.startswith("node:") and "internal" not in name)
+    return next(named, "a node")
 
 
 def training_device(config: DictConfig) -> str:
@@ -137,8 +156,8 @@ def check_storage(config: DictConfig, settings: TempoSettings) -> None:
         )
 
 
-def running_cluster(address: str | None) -> tuple[str, dict[str, float]] | None:
-    """The cluster that ``ray.init(address)`` joins, in words, and what all its nodes have. None: it starts one.
+def running_cluster(address: str | None) -> tuple[str, list[dict[str, float]]] | None:
+    """The cluster that ``ray.init(address)`` joins, in words, and what each of its nodes has. None: it starts one.
 
     Raises:
         UserError: it does not answer.
@@ -147,7 +166,7 @@ def running_cluster(address: str | None) -> tuple[str, dict[str, float]] | None:
     from ray._private.services import canonicalize_bootstrap_address
 
     if ray.is_initialized():
-        return "the Ray cluster", ray.cluster_resources()
+        return "the Ray cluster", _nodes()
     try:
         address = canonicalize_bootstrap_address(address)  # as ray.init() will find it
         if address:
@@ -159,9 +178,15 @@ def running_cluster(address: str | None) -> tuple[str, dict[str, float]] | None:
     if not address:
         return None
     try:
-        return f"the Ray cluster at {address}", ray.cluster_resources()
+        return f"the Ray cluster at {address}", _nodes()
     finally:
         ray.shutdown()
+
+
+def _nodes() -> list[dict[str, float]]:
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def default_hardware() -> str:
@@ -178,7 +203,11 @@ def default_hardware() -> str:
         running = running_cluster(None)
     except UserError:
         return "fsdp"
-    return "fsdp" if running is not None and any(running[1].get(name) for name in ("GPU", "NPU")) else "cpu"
+    return (
+        "fsdp"
+        if running is not None and any(node.get(name) for node in running[1] for name in ("GPU", "NPU"))
+        else "cpu"
+    )
 
 
 def check_processes(config: DictConfig) -> None:

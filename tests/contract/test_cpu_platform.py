@@ -128,7 +128,7 @@ def test_a_head_node_without_accelerator_steers_a_cluster_of_them(device: str, r
 def test_the_default_hardware_is_that_of_the_cluster_that_a_run_joins(
     monkeypatch: pytest.MonkeyPatch, resources: dict[str, float], hardware: str
 ) -> None:
-    monkeypatch.setattr(cluster, "running_cluster", lambda address: ("the Ray cluster", resources))
+    monkeypatch.setattr(cluster, "running_cluster", lambda address: ("the Ray cluster", [resources]))
     assert plugin._default_hardware() == hardware
 
 
@@ -168,8 +168,13 @@ def test_a_head_node_is_asked_for_its_cluster(compose, monkeypatch: pytest.Monke
         config.trainer.device = "npu"
         cluster.check_ray(config)
         config.trainer.nnodes = 2
-        with pytest.raises(UserError, match=r"has 8 NPUs, this run needs 16 \(trainer\.n_gpus"):
+        for _ in range(2):
+            nodes.add_node(num_cpus=64, num_gpus=0, resources={"NPU": 4})
+        only = r"has only 1 of 2 nodes \(trainer\.nnodes\) with 8 NPUs .*: 8 NPUs, 64 CPUs"
+        with pytest.raises(UserError, match=only):  # though 16 in all
             cluster.check_ray(config)
+        nodes.add_node(num_cpus=64, num_gpus=0, resources={"NPU": 8})
+        cluster.check_ray(config)
     finally:
         nodes.shutdown()
 

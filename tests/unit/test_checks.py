@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForTokenClassification
 
 from tempo_verl.cli.main import main as tempo_verl_command
-from tempo_verl.config.cluster import required_cpus
+from tempo_verl.config.cluster import check_accelerators, required_cpus
 from tempo_verl.config.models import check_fetched, check_prompts
 from tempo_verl.config.preflight import check
 from tempo_verl.config.schema import read_settings
@@ -795,8 +795,38 @@ def test_too_few_ray_cpus(run: Run) -> None:
 
 def test_too_few_cpus_in_a_running_cluster(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}}])
     run.is_refused("the Ray cluster has 4 CPUs, this run needs 6")
+
+
+@pytest.mark.parametrize(
+    ("second", "told"),
+    [
+        (None, "only 1 of 2 nodes"),
+        ({"GPU": 4.0, "CPU": 64.0}, "only 1 of 2 nodes"),  # 12 GPUs, but 8 of them on one node only
+        ({"GPU": 8.0, "CPU": 20.0}, "only 1 of 2 nodes"),  # verl reserves 24 CPUs there
+        ({"NPU": 8.0, "CPU": 64.0}, "only 1 of 2 nodes"),
+        ({"GPU": 8.0, "CPU": 64.0}, None),
+    ],
+)
+def test_a_node_that_is_missing_is_told_with_what_was_expected(
+    second: dict[str, float] | None, told: str | None
+) -> None:
+    nodes = [{"node:10.0.0.1": 1.0, "node:__internal_head__": 1.0, "GPU": 8.0, "CPU": 64.0}]
+    nodes += [] if second is None else [{"node:10.0.0.2": 1.0, **second}]
+    if told is None:
+        check_accelerators("the Ray cluster", nodes, nnodes=2, n_gpus_per_node=8, device="cuda")
+        return
+    with pytest.raises(UserError) as refused:
+        check_accelerators("the Ray cluster", nodes, nnodes=2, n_gpus_per_node=8, device="cuda")
+    message = str(refused.value)
+    assert message.startswith(f"the Ray cluster has {told} (trainer.nnodes) with 8 GPUs (trainer.n_gpus_per_node)")
+    assert "10.0.0.1: 8 GPUs, 64 CPUs" in message
+    assert (second is None) == ("10.0.0.2" not in message)
+
+
+def test_one_node_may_hold_what_two_would() -> None:
+    check_accelerators("the Ray cluster", [{"GPU": 16.0, "CPU": 64.0}], nnodes=2, n_gpus_per_node=8, device="cuda")
 
 
 # ---------------------------------------------------------------------- launchers

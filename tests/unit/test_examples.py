@@ -1,46 +1,71 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every shell script under examples/ is run with stand-ins for the commands it calls; what it would have trained is
-composed with the shipped configuration and put through the checks that training begins with."""
+"""Every shell script under examples/, and that for verl-recipe, is run with stand-ins for the commands it calls.
+
+What it would have trained is composed with the shipped configuration and put through the checks that training begins
+with. The files of examples/cluster that are no scripts are read as KubeRay and SkyPilot read them.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+import yaml
+from kuberay import RayJob
+from packaging.requirements import Requirement
 
 from tempo_verl.data.prepare import Settings, prepare
 from tempo_verl.data.validation import read_questions
 from tempo_verl.rewards import score
 
 ROOT = Path(__file__).parents[2]
+CLUSTER = ROOT / "examples/cluster"
 SCRIPTS = sorted(
-    path.relative_to(ROOT).as_posix() for pattern in ("*.sh", "*.sbatch") for path in (ROOT / "examples").rglob(pattern)
+    path.relative_to(ROOT).as_posix()
+    for folder in ("examples", "recipes/verl_recipe")
+    for pattern in ("*.sh", "*.sbatch")
+    for path in (ROOT / folder).rglob(pattern)
 )
 # script, its arguments (MODEL: start from that, not from stage 0), and the methods that it trains
 CASES = [
     ("examples/own_data/run.sh", (), ("ppo", "tempo")),
-    ("examples/ray_job/submit.sh", (), ("tempo",)),
-    ("examples/ray_job/submit.sh", ("method=ppo", "MODEL"), ("ppo",)),
-    ("examples/slurm/tempo.sbatch", (), ("tempo",)),
+    ("examples/cluster/ray_job.sh", (), ("tempo",)),
+    ("examples/cluster/ray_job.sh", ("method=ppo", "MODEL"), ("ppo",)),
+    ("examples/cluster/node.sh", (), ("tempo",)),
+    ("examples/cluster/slurm.sbatch", (), ("tempo",)),
+    ("examples/cluster/train.sh", ("tempo.rounds=7",), ("tempo",)),
+    ("recipes/verl_recipe/run_tempo.sh", (), ("tempo",)),
+    ("recipes/verl_recipe/run_tempo.sh", ("method=ppo", "MODEL"), ("ppo",)),
 ]
 QUESTIONS = {"labeled": 256, "unlabeled": 160, "heldout": 4}
-# writes its own call down and answers the two questions that scripts ask
+# Writes its own call down. A cluster has the nodes that called `ray start`; its head listens as Ray's does; srun runs
+# what it is given as one task for each of two nodes.
 STAND_IN = """#!{python}
-import json, os, sys
+import json, os, signal, socket, subprocess, sys
 command = [os.path.basename(sys.argv[0]), *sys.argv[1:]]
 with open(os.environ["CALLS"], "a") as calls:
     calls.write(json.dumps(command) + "\\n")
 if command[:2] == ["ray", "status"]:
-    print(" 1 node_a\\n 1 node_b")
-elif command[0] == "scontrol":
-    print("a\\nb")
+    called = map(json.loads, open(os.environ["CALLS"]))
+    print(*(f" 1 node_{{i}}" for i, call in enumerate(called) if call[:2] == ["ray", "start"]), sep="\\n")
+elif command[:3] == ["ray", "start", "--head"]:
+    head = socket.create_server(("127.0.0.1", int(os.environ["PORT"])))
+    signal.pause()
 elif "hostname" in command:
-    print("192.0.2.1")
+    print("127.0.0.1 192.0.2.1")
+elif command[0] == "srun":
+    task = command[command.index("bash"):]
+    nodes = [subprocess.Popen(task, env={{**os.environ, "SLURM_NODEID": str(i)}}) for i in (0, 1)]
+    sys.exit(max(node.wait() for node in nodes))
 """
 
 
@@ -70,11 +95,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def environment(tmp_path: Path, data: Path, long_models: tuple[Path, Path]) -> dict[str, str]:
+def environment(tmp_path: Path, data: Path, free_port: int, long_models: tuple[Path, Path]) -> dict[str, str]:
     """Stand-ins first on PATH, and every variable a script asks for; stage 0 has left a checkpoint."""
     commands = tmp_path / "bin"
     commands.mkdir()
-    for name in ("tempo-verl", "ray", "srun", "scontrol"):
+    for name in ("tempo-verl", "ray", "srun", "pip", "python"):
         (commands / name).write_text(STAND_IN.format(python=sys.executable))
         (commands / name).chmod(0o755)
     checkpoints = tmp_path / "out/stage0/checkpoints"
@@ -91,9 +116,19 @@ def environment(tmp_path: Path, data: Path, long_models: tuple[Path, Path]) -> d
         "VALIDATION": f"{data / 'heldout.parquet'},{data / 'labeled.parquet'}",
         "START": str(tmp_path / "out/stage0"),
         "OUT": str(tmp_path / "out"),
-        "SLURM_JOB_NODELIST": "[a-b]",
+        "SLURM_SUBMIT_DIR": str(CLUSTER),
+        "SLURM_NNODES": "2",
         "SLURM_CPUS_PER_TASK": "64",
+        "HEAD": "127.0.0.1",
+        "PORT": str(free_port),
+        "RAY_AUTH_TOKEN": "0" * 32,
     }
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
 
 
 def _overrides(command: list[str]) -> list[str] | None:
@@ -131,6 +166,8 @@ def test_a_script_trains_what_the_checks_let_pass(
 
     if "own_data" in script or "MODEL" in arguments:
         environment |= {"MODEL": str(long_models[0])}
+    if "node.sh" in script:
+        environment |= {"NODE_RANK": "0"}
     overrides = [argument for argument in arguments if argument != "MODEL"]
     done = _run("bash", ROOT / script, *overrides, environment=environment)
     assert done.returncode == 0, done.stderr
@@ -168,3 +205,143 @@ def test_the_sets_are_what_the_trainer_reads(data: Path) -> None:
     assert score("The sum is \\boxed{3}", **rows[3]["reward_model"]).correct
     unlabeled = pq.read_table(data / "unlabeled.parquet").to_pylist()
     assert [row["reward_model"]["ground_truth"] for row in unlabeled[:2]] == [None, "1001"]
+
+
+# ---------------------------------------------------------------------- examples/cluster
+
+
+@pytest.mark.parametrize("script", ["ray_job.sh", "node.sh", "slurm.sbatch", "train.sh"])
+@pytest.mark.parametrize("missing", ["LABELED", "START"])
+def test_a_missing_parameter_ends_a_launcher_before_it_starts_anything(
+    script: str, missing: str, environment: dict[str, str]
+) -> None:
+    del environment[missing]
+    done = _run("bash", CLUSTER / script, environment=environment | {"NODE_RANK": "0"})
+    assert done.returncode != 0
+    assert f"{missing}: " in done.stderr
+    assert not Path(environment["CALLS"]).exists()
+
+
+def test_slurm_starts_one_ray_on_each_node_with_one_token(environment: dict[str, str]) -> None:
+    del environment["RAY_AUTH_TOKEN"]
+    done = _run("bash", CLUSTER / "slurm.sbatch", environment=environment)
+    assert done.returncode == 0, done.stderr
+    calls = [json.loads(line) for line in Path(environment["CALLS"]).read_text().splitlines()]
+    started = [call[2:] for call in calls if call[:2] == ["ray", "start"]]
+    port = environment["PORT"]
+    assert sorted(started) == [
+        [f"--address=127.0.0.1:{port}", "--num-gpus=8", "--block"],
+        ["--head", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-gpus=8", "--block"],
+    ]
+    assert "trainer.nnodes=2" in next(call for call in calls if call[0] == "tempo-verl")
+
+
+def test_a_node_that_does_not_join_is_told_with_what_was_expected(environment: dict[str, str]) -> None:
+    more = {"NODE_RANK": "0", "NODES": "2", "WAIT": "0"}
+    done = _run("bash", CLUSTER / "node.sh", environment=environment | more)
+    assert done.returncode == 1
+    assert f"only 1 of 2 nodes joined the Ray cluster at 127.0.0.1:{environment['PORT']} after 0 s" in done.stderr
+    calls = [json.loads(line) for line in Path(environment["CALLS"]).read_text().splitlines()]
+    assert not any("tempo-verl" in call for call in calls)
+
+
+def test_a_head_that_does_not_come_up_is_told_on_the_other_nodes(environment: dict[str, str]) -> None:
+    done = _run("bash", CLUSTER / "node.sh", environment=environment | {"NODE_RANK": "1", "WAIT": "0"})
+    assert done.returncode == 1
+    assert f"node 1: no Ray head at 127.0.0.1:{environment['PORT']} after 0 s" in done.stderr
+    assert not Path(environment["CALLS"]).exists()
+
+
+def test_a_head_that_dies_is_not_waited_for(environment: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", int(environment["PORT"]))):  # its port is taken
+        more = {"NODE_RANK": "0", "NODES": "2", "WAIT": "600"}
+        done = _run("bash", CLUSTER / "node.sh", environment=environment | more)
+    assert done.returncode == 1
+    assert "node 0: Ray ended, see above" in done.stderr
+
+
+def test_nodes_have_a_secret_in_common(environment: dict[str, str]) -> None:
+    del environment["RAY_AUTH_TOKEN"]
+    done = _run("bash", CLUSTER / "node.sh", environment=environment | {"NODE_RANK": "0"})
+    assert done.returncode == 2
+    assert done.stderr.startswith("node.sh: set RAY_AUTH_TOKEN")
+
+
+def test_sbatch_is_called_from_the_folder_of_its_file(environment: dict[str, str], tmp_path: Path) -> None:
+    done = _run("bash", CLUSTER / "slurm.sbatch", environment=environment | {"SLURM_SUBMIT_DIR": str(tmp_path)})
+    assert done.returncode == 2
+    assert "call sbatch from the folder of slurm.sbatch" in done.stderr
+
+
+def test_kuberay_runs_the_script_on_as_many_nodes_and_gpus_as_its_pods_have() -> None:
+    job = RayJob.model_validate(yaml.safe_load((CLUSTER / "kuberay.yaml").read_text())).spec
+    cluster = job.rayClusterSpec
+    words = shlex.split(job.entrypoint)
+    script = words.index("bash")
+    parameters = dict(word.split("=", 1) for word in words[1:script])
+    assert words[0] == "env"
+    assert parameters.keys() == {"LABELED", "UNLABELED", "START", "OUT", "NODES", "GPUS"}
+    image = (ROOT / "docker/Dockerfile").read_text()
+    assert "WORKDIR /app" in image
+    assert "COPY examples examples" in image
+    assert words[script + 1 :] == ["/app/examples/cluster/train.sh"]
+    assert cluster.authOptions.mode == "token"
+    (workers,) = cluster.workerGroupSpecs
+    assert workers.minReplicas == workers.replicas == workers.maxReplicas
+    assert int(parameters["NODES"]) == 1 + workers.replicas
+    for group in (cluster.headGroupSpec, workers):
+        (container,) = group.template.spec.containers
+        gpus = int(container.resources.limits["nvidia.com/gpu"])
+        assert int(parameters["GPUS"]) == gpus
+        assert int(container.resources.limits["cpu"]) > 3 * gpus  # that verl reserves
+
+
+def test_verl_recipes_installer_finds_the_version_that_the_package_asks_for() -> None:
+    lines = (ROOT / "recipes/verl_recipe/REQUIRED_VERL.txt").read_text().splitlines()
+    fields = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+    (wanted,) = (r for r in map(Requirement, requires("tempo-verl")) if r.name == "verl" and r.marker is None)
+    assert fields["MODE"] == "pinned_tag"
+    assert fields["TAG"].removeprefix("v") in wanted.specifier
+    assert fields["PIP_INSTALL"] == f"pip install verl=={fields['TAG'].removeprefix('v')}"
+
+
+SKY = yaml.safe_load((CLUSTER / "skypilot.yaml").read_text())
+SKY_ENVIRONMENT = {"SKYPILOT_NODE_RANK": "0", "SKYPILOT_NUM_NODES": "1", "SKYPILOT_NUM_GPUS_PER_NODE": "4"}
+
+
+def test_skypilot_runs_the_script_of_a_node(environment: dict[str, str]) -> None:
+    parameters = {name for name, value in SKY["envs"].items() if value is None}
+    assert parameters == {"LABELED", "UNLABELED", "OUT"}
+    assert SKY["secrets"] == {"RAY_AUTH_TOKEN": None}
+    given = {"SKYPILOT_NODE_IPS": "127.0.0.1\n192.0.2.2", "OVERRIDES": "tempo.rounds=7 tempo.seed=3", "MODEL": ""}
+    done = subprocess.run(
+        ["bash", "-c", SKY["run"]],
+        cwd=ROOT,  # workdir
+        env=environment | SKY_ENVIRONMENT | given,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    calls = [json.loads(line) for line in Path(environment["CALLS"]).read_text().splitlines()]
+    (trained,) = [overrides for call in calls if (overrides := _overrides(call)) is not None]
+    assert {"trainer.nnodes=1", "trainer.n_gpus_per_node=4"} <= set(trained)
+    assert trained[-2:] == ["tempo.rounds=7", "tempo.seed=3"]
+
+
+def test_skypilot_reads_its_file() -> None:
+    command = shutil.which("sky")
+    if command is None:
+        pytest.skip("no `sky` on PATH: pip install skypilot, in an environment of its own")
+    read = """
+import sys, yaml, sky
+task = sky.Task.from_yaml_config(
+    yaml.safe_load(open(sys.argv[1])),
+    env_overrides=[(name, name) for name in ("LABELED", "UNLABELED", "OUT")],
+    secrets_overrides=[("RAY_AUTH_TOKEN", "secret")],
+)
+print(task.num_nodes, [resources.accelerators for resources in task.resources])
+"""
+    done = _run(Path(command).parent / "python", "-c", read, CLUSTER / "skypilot.yaml")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "2 [{'H100': 8}]"
