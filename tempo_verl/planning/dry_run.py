@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from tempo_verl.config.checks import check_settings
+from tempo_verl.config.cluster import check_ray, is_local
 from tempo_verl.config.layout import roles
 from tempo_verl.config.preflight import check_contents
 from tempo_verl.config.resume import check_folder
@@ -39,7 +40,8 @@ def dry_run(run: Run, overrides: Sequence[str], console: Console, out: Path | No
     """
     with console.status("checking"):
         _, config = compose(run, overrides)
-        check_settings(config)
+        check_settings(config, ray=False)
+        not_here = _what_this_machine_lacks(config)
         check_folder(run.folder, config)
         check_contents(config)
         try:
@@ -54,6 +56,8 @@ def dry_run(run: Run, overrides: Sequence[str], console: Console, out: Path | No
     else:
         show(estimate(config, models, machine, assumed(config, None, None, MFU, BANDWIDTH_SHARE)), console)
     tell(console, disk)
+    if not_here:
+        tell(console, f"to be run elsewhere, or in a Ray cluster: {not_here}")
     for line in _round(config):
         tell(console, line)
     tell(console, f"{run.folder} would hold: {', '.join(_files(run, config))}")
@@ -62,8 +66,23 @@ def dry_run(run: Run, overrides: Sequence[str], console: Console, out: Path | No
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, resolved(config))
     tell(console, f"configuration: {path}")
-    tell(console, "all checks passed; nothing was started")
+    tell(console, f"all {'other ' * bool(not_here)}checks passed; nothing was started")
     return path
+
+
+def _what_this_machine_lacks(config: DictConfig) -> str | None:
+    """In words; a run may be looked at where it is submitted, which is not where it runs.
+
+    Raises:
+        UserError: it makes a Ray of its own here, and lacks something for it.
+    """
+    try:
+        check_ray(config)
+    except UserError as lack:
+        if is_local(config):
+            raise
+        return str(lack)
+    return None
 
 
 def _models(config: DictConfig) -> dict[str, tuple[Architecture, int]]:

@@ -172,6 +172,28 @@ def test_a_dry_run_of_the_quickstart_starts_nothing(tmp_path: Path, tiny_task: P
     assert written["tempo"]["status_file"] == str(run_dir / "status.json")
 
 
+def test_a_dry_run_where_a_run_is_submitted(tmp_path: Path, tiny_task: Path, tiny_policy: Path) -> None:
+    (tmp_path / "data").symlink_to(tiny_task)
+    (tmp_path / "policy").symlink_to(tiny_policy)
+    stage0 = [one for one in _stage0_overrides(tmp_path, FAST, 1) if not one.startswith("hardware=")]
+    nodes = [
+        "hardware=fsdp",
+        "algorithm.rollout_correction.rollout_is=null",
+        "trainer.nnodes=2",
+        "trainer.n_gpus_per_node=1",
+        "tempo.labeled.batch_size=8",
+    ]
+    minis = ["actor_rollout_ref.actor.ppo_mini_batch_size=8", "ray_kwargs.ray_init.num_cpus=4"]
+    arguments = ["train", "--dry-run", "--run-dir", str(tmp_path / "run"), *stage0, *nodes, *minis]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exception is None, done.output
+    told = " ".join(done.output.split())
+    assert (
+        "to be run elsewhere, or in a Ray cluster: ray_kwargs.ray_init.num_cpus: Ray has 4 CPUs, this run needs" in told
+    )
+    assert "all other checks passed; nothing was started" in told
+
+
 def test_a_dry_run_ends_as_training_does(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["train", "--dry-run", "--run-dir", str(tmp_path / "run"), "tempo.rounds=-1"])
     assert str(done.exception) == "tempo.rounds=-1 must be at least 1"
