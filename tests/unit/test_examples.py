@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -240,7 +241,9 @@ def test_a_node_that_does_not_join_is_told_with_what_was_expected(environment: d
     more = {"NODE_RANK": "0", "NODES": "2", "WAIT": "0"}
     done = _run("bash", CLUSTER / "node.sh", environment=environment | more)
     assert done.returncode == 1
-    assert f"only 1 of 2 nodes joined the Ray cluster at 127.0.0.1:{environment['PORT']} after 0 s" in done.stderr
+    # the head itself may not be up at once
+    told = rf"only [01] of 2 nodes joined the Ray cluster at 127\.0\.0\.1:{environment['PORT']} after 0 s"
+    assert re.search(told, done.stderr)
     calls = [json.loads(line) for line in Path(environment["CALLS"]).read_text().splitlines()]
     assert not any("tempo-verl" in call for call in calls)
 
