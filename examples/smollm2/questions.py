@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions that a model of 135M parameters gets right now and then: which of four numbers is the largest?
+"""Questions that a model of 135M parameters gets right now and then: which of three numbers is the largest?
 
     python examples/smollm2/questions.py --seed 1 --out data
 
 Writes ``labeled.jsonl``, ``unlabeled.jsonl`` and ``heldout.jsonl`` with chat messages and an answer in each line. A
-question is asked after one that is answered, so that an answer is one number. No four numbers are in two questions.
+question is asked after one that is answered, so that an answer is one number. No three numbers are in two questions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 SYSTEM = "Largest number"
-SHOT = (12, 85, 40, 37)
+SHOT = (12, 85, 40)
 TWO_DIGITS = range(10, 100)
 
 
@@ -32,7 +32,7 @@ def shown(numbers: tuple[int, ...]) -> str:
 
 
 def draw(sizes: dict[str, int], seed: int) -> dict[str, list[tuple[int, ...]]]:
-    """For each set, so many fours of different two-digit numbers; no two are the same numbers in another order."""
+    """For each set, so many threes of different two-digit numbers; no two are the same numbers in another order."""
     generator, taken = random.Random(seed), {frozenset(SHOT)}
     sets: dict[str, list[tuple[int, ...]]] = {name: [] for name in sizes}
     for name, size in sizes.items():
@@ -53,8 +53,8 @@ def main(
 ) -> None:
     """Write three sets of questions."""
     out.mkdir(parents=True, exist_ok=True)
-    for name, fours in draw({"labeled": labeled, "unlabeled": unlabeled, "heldout": heldout}, seed).items():
-        rows = [{"messages": messages(numbers), "answer": str(max(numbers))} for numbers in fours]
+    for name, threes in draw({"labeled": labeled, "unlabeled": unlabeled, "heldout": heldout}, seed).items():
+        rows = [{"messages": messages(numbers), "answer": str(max(numbers))} for numbers in threes]
         (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 

@@ -11,9 +11,9 @@ MODEL=${1:?Hugging Face name or directory of SmolLM2-135M-Instruct}
 OUT=${2:-runs/smollm2}
 SEED=${SEED:-1}
 DATA=${DATA:-$OUT/data}
-STAGE0_ROUNDS=${STAGE0_ROUNDS:-15}
-TEMPO_ROUNDS=${TEMPO_ROUNDS:-15}
-PROMPTS=${PROMPTS:-16}       # a round, each answered four times; TEMPO takes half from D_L, half from D_U; a multiple of 4
+STAGE0_ROUNDS=${STAGE0_ROUNDS:-12}
+TEMPO_ROUNDS=${TEMPO_ROUNDS:-12}
+PROMPTS=${PROMPTS:-8}        # a round, each answered four times; TEMPO takes half from D_L, half from D_U; a multiple of 4
 QUESTIONS=${QUESTIONS:-32}   # of D_U, and held out
 VOTES=${VOTES:-8}            # samples that answer a question of D_U after the last round
 BEFORE=${BEFORE:-equal}      # and before the first one; equal: as many as all rounds and answers draw
@@ -34,10 +34,13 @@ common=(
     tempo.labeled.seed="$SEED"
     actor_rollout_ref.rollout.seed="$SEED"
     data.val_files="['$DATA/unlabeled.parquet','$DATA/heldout.parquet']"
-    data.max_prompt_length=64
+    data.max_prompt_length=56
     data.max_response_length=5   # a number of two digits and the end are three tokens
     actor_rollout_ref.rollout.n=4
     actor_rollout_ref.rollout.val_kwargs.n=4
+    # at 1.0 half of what so small a model writes is noise
+    actor_rollout_ref.rollout.temperature=0.6
+    actor_rollout_ref.rollout.val_kwargs.temperature=0.6
     actor_rollout_ref.actor.optim.lr=3e-5
     tempo.calibration.lr=5e-5
     # the CPU backend's log-probabilities are the policy's own: a second pass would only repeat them
