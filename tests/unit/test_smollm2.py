@@ -9,6 +9,7 @@ import sys
 from itertools import combinations
 from pathlib import Path
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
@@ -86,3 +87,32 @@ def test_convert_refuses_in_one_line(given: str, tmp_path: Path) -> None:
         if given == "full"
         else f"convert: {source}: no such file; give a GGUF file"
     )
+
+
+def test_results_put_both_stages_in_a_table(tmp_path: Path) -> None:
+    validation = {"val-core/unlabeled/acc/mean@4": 0.25, "val-core/heldout/acc/mean@4": 0.5}
+    fresh = {"tempo/labeled/accuracy": 0.375, "perf/time_per_step": 40.0}
+    monitored = {"tempo/labeled/auroc": 0.75, "tempo/oracle/accuracy": 0.125, "tempo/oracle/auroc": 0.625}
+    logs = {"stage0": [validation, fresh, fresh], "tempo": [validation, fresh | monitored | validation]}
+    for stage, rounds in logs.items():
+        (tmp_path / stage).mkdir()
+        rows = [json.dumps({"step": step, "data": data}) for step, data in enumerate(rounds)]
+        (tmp_path / stage / "metrics.jsonl").write_text("\n".join(rows))
+        (tmp_path / stage / "config.yaml").write_text("tempo: {method: tempo}\n")
+        info = {"versions": {"verl": "0.9.1"}, "machine": {"cores": 2}, "seconds": {"training": 60.0}}
+        (tmp_path / stage / "run.json").write_text(json.dumps(info))
+    done = run("results.py", tmp_path)
+    assert done.returncode == 0, done.stderr
+    metrics = pd.read_csv(tmp_path / "metrics.csv")
+    assert list(zip(metrics["stage"], metrics["round"], strict=True)) == [
+        ("stage0", 0), ("stage0", 1), ("stage0", 2), ("tempo", 0), ("tempo", 1)
+    ]  # fmt: skip
+    last = metrics.iloc[-1]
+    assert (last["labeled"], last["unlabeled"], last["auroc_labeled"], last["auroc_unlabeled"]) == (
+        0.375, 0.125, 0.75, 0.625
+    )  # fmt: skip
+    assert (last["val_unlabeled"], last["val_heldout"], last["seconds"]) == (0.25, 0.5, 40.0)
+    assert metrics["val_heldout"].notna().tolist() == [True, False, False, True, True]
+    about = json.loads((tmp_path / "about.json").read_text())
+    assert about["seconds"] == {"stage0": {"training": 60.0}, "tempo": {"training": 60.0}}
+    assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
