@@ -41,7 +41,6 @@ common=(
     # at 1.0 half of what so small a model writes is noise
     actor_rollout_ref.rollout.temperature=0.6
     actor_rollout_ref.rollout.val_kwargs.temperature=0.6
-    actor_rollout_ref.actor.optim.lr=3e-5
     tempo.calibration.lr=5e-5
     # the CPU backend's log-probabilities are the policy's own: a second pass would only repeat them
     algorithm.rollout_correction.bypass_mode=true
@@ -61,6 +60,7 @@ tempo-verl train --run-dir "$OUT/stage0" method=ppo "${common[@]}" \
     tempo.labeled.batch_size="$PROMPTS" \
     tempo.calibration.mini_batch_size=$((PROMPTS / 2)) \
     tempo.calibration.warmup_rounds=2 \
+    actor_rollout_ref.actor.optim.lr=3e-5 \
     actor_rollout_ref.actor.ppo_mini_batch_size=$((PROMPTS / 2)) \
     actor_rollout_ref.model.path="'$MODEL'" \
     critic.model.path="'$MODEL'" \
@@ -74,6 +74,7 @@ tempo-verl train --run-dir "$OUT/tempo" method=tempo "${common[@]}" \
     tempo.unlabeled.batch_size=$((PROMPTS / 2)) \
     tempo.unlabeled.seed=$((SEED + 1)) \
     tempo.calibration.mini_batch_size=$((PROMPTS / 4)) \
+    actor_rollout_ref.actor.optim.lr=5e-6 \
     actor_rollout_ref.actor.ppo_mini_batch_size=$((PROMPTS / 4)) \
     tempo.predictions.n="$VOTES" \
     tempo.predictions.before="$BEFORE" \
