@@ -56,10 +56,10 @@ def draw(metrics: pd.DataFrame) -> Figure:
         for axis, column, kind in (
             (accuracy, name, {"alpha": 0.6}),
             (accuracy, f"val_{name}", {"marker": "o", "linewidth": 2}),
-            (auroc, f"auroc_{name}", {}),
+            (auroc, f"auroc_{name}", {"marker": "."}),
         ):
             if column in metrics:
-                known = metrics[column].notna()
+                known = metrics[column].notna() | (axis is auroc)  # undefined where all were right, or all wrong
                 label = None if axis is accuracy and column == name else NAMES[name]
                 axis.plot(at[known], metrics.loc[known, column], color=STREAMS[name], label=label, **kind)
     accuracy.set_title("accuracy: points of validations, lines of rollouts")
