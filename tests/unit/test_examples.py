@@ -36,7 +36,7 @@ SCRIPTS = sorted(
     for pattern in ("*.sh", "*.sbatch")
     for path in (ROOT / folder).rglob(pattern)
 )
-# script, its arguments (MODEL: start from that, not from stage 0), and the methods that it trains
+# script, its arguments (MODEL: start from that, not from stage 0; OUT: the folder), and the methods that it trains
 CASES = [
     ("examples/own_data/run.sh", (), ("ppo", "tempo")),
     ("examples/cluster/ray_job.sh", (), ("tempo",)),
@@ -46,6 +46,7 @@ CASES = [
     ("examples/cluster/train.sh", ("tempo.rounds=7",), ("tempo",)),
     ("recipes/verl_recipe/run_tempo.sh", (), ("tempo",)),
     ("recipes/verl_recipe/run_tempo.sh", ("method=ppo", "MODEL"), ("ppo",)),
+    ("examples/smollm2/run.sh", ("MODEL", "OUT"), ("ppo", "tempo")),
 ]
 QUESTIONS = {"labeled": 256, "unlabeled": 160, "heldout": 4}
 # Writes its own call down. A cluster has the nodes that called `ray start`; its head listens as Ray's does; srun runs
@@ -95,6 +96,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def smollm2_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the three parquet files of examples/smollm2, made as its script makes them."""
+    folder = tmp_path_factory.mktemp("smollm2")
+    made = _run(sys.executable, ROOT / "examples/smollm2/questions.py", "--out", folder)
+    assert made.returncode == 0, made.stderr
+    for split in QUESTIONS:
+        prepare(Settings((str(folder / f"{split}.jsonl"),), folder / f"{split}.parquet", split, template="keep"))
+    return folder
+
+
 @pytest.fixture
 def environment(tmp_path: Path, data: Path, free_port: int, long_models: tuple[Path, Path]) -> dict[str, str]:
     """Stand-ins first on PATH, and every variable a script asks for; stage 0 has left a checkpoint."""
@@ -136,7 +148,9 @@ def _overrides(command: list[str]) -> list[str] | None:
     """What a call of ``tempo-verl train`` or of verl's launcher sets; None for any other call."""
     if "tempo-verl" in command:
         call = command[command.index("tempo-verl") + 1 :]
-        assert call[:2] == ["train", "--run-dir"]
+        if call[0] != "train":
+            return None
+        assert call[1] == "--run-dir"
         return call[3:]
     if "verl.trainer.main_ppo" in command:
         call = command[command.index("verl.trainer.main_ppo") + 1 :]
@@ -158,6 +172,7 @@ def test_a_script_trains_what_the_checks_let_pass(
     methods: tuple[str, ...],
     environment: dict[str, str],
     long_models: tuple[Path, Path],
+    smollm2_data: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from omegaconf import OmegaConf
@@ -170,7 +185,11 @@ def test_a_script_trains_what_the_checks_let_pass(
     if "node.sh" in script:
         environment |= {"NODE_RANK": "0"}
     overrides = [argument for argument in arguments if argument != "MODEL"]
-    done = _run("bash", ROOT / script, *overrides, environment=environment)
+    on_cpu = "smollm2" in script
+    if on_cpu:
+        environment["DATA"] = str(smollm2_data)
+    given = [environment[argument] for argument in arguments] if on_cpu else overrides
+    done = _run("bash", ROOT / script, *given, environment=environment)
     assert done.returncode == 0, done.stderr
     calls = [json.loads(line) for line in Path(environment["CALLS"]).read_text().splitlines()]
     trained = [overrides for call in calls if (overrides := _overrides(call)) is not None]
@@ -181,7 +200,7 @@ def test_a_script_trains_what_the_checks_let_pass(
     assert tuple(config.tempo.method for config in configs) == methods
     for config in configs:
         check(config)
-        assert config.actor_rollout_ref.rollout.name == "vllm"
+        assert config.actor_rollout_ref.rollout.name == ("transformers" if on_cpu else "vllm")
         longest = config.data.max_prompt_length + config.data.max_response_length
         assert config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu >= longest
         assert config.critic.ppo_max_token_len_per_gpu >= longest
