@@ -88,6 +88,9 @@ def run_training(
         sys.executable, "-m", LOCAL if trains_here(config) else "verl.trainer.main_ppo",
         "--config-path", f"pkg://{CONFIG_MODULE}", "--config-name", CONFIG_NAME, *overrides,
     ]  # fmt: skip
+    if not config.trainer.test_freq > 0 and not config.trainer.val_only:
+        hint = "nothing is validated in it (trainer.test_freq, data.val_files), so no report can say whether it helped"
+        _tell(console, f"{title}: {hint}")
     started, show = time.monotonic(), not verbose
 
     def complete() -> None:

@@ -35,7 +35,8 @@ def evaluate(
     limit: int | None = None,
     other: Path | None = None,
 ) -> dict[str, Any]:
-    """Sample, measure, and write ``samples.jsonl``, ``questions.jsonl``, ``settings.json``, ``results.json`` and ``table.md`` to ``out``.
+    """Sample, measure, and write ``samples.jsonl``, ``questions.jsonl``, ``settings.json``,
+    ``results.json`` and ``table.md`` to ``out``.
 
     Args:
         files: question files in verl's columns; a row without a ground truth only counts in measures that need none.
