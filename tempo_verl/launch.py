@@ -49,6 +49,7 @@ def run_training(
     max_restarts: int = 0,
     ended: Callable[[float], None] | None = None,
     meanwhile: Callable[[], object] | None = None,
+    hints: bool = False,
 ) -> float:
     """Check, then train until done.
 
@@ -60,6 +61,7 @@ def run_training(
         max_restarts: how often a run that fails goes on from its last checkpoint; not after a mistake, which would be
             met again.
         ended: called with the seconds the training process ran, also when it failed or was interrupted.
+        hints: tell what may have been overlooked.
         meanwhile: makes what the training begins with, while its process imports what takes seconds; on one machine.
 
     Returns:
@@ -88,7 +90,7 @@ def run_training(
         sys.executable, "-m", LOCAL if trains_here(config) else "verl.trainer.main_ppo",
         "--config-path", f"pkg://{CONFIG_MODULE}", "--config-name", CONFIG_NAME, *overrides,
     ]  # fmt: skip
-    if not config.trainer.test_freq > 0 and not config.trainer.val_only:
+    if hints and not config.trainer.test_freq > 0 and not config.trainer.val_only:
         hint = "nothing is validated in it (trainer.test_freq, data.val_files), so no report can say whether it helped"
         _tell(console, f"{title}: {hint}")
     started, show = time.monotonic(), not verbose
