@@ -75,6 +75,9 @@ def patch_process_group(distributed: ModuleType) -> None:
     def initialize_global_process_group_ray(timeout_second=None, backend=None):
         if backend is None and distributed.get_device_name() == "cpu":
             backend = "cpu:gloo"
+            if os.environ.get("WORLD_SIZE") == "1" and "DIST_INIT_METHOD" not in os.environ:
+                # Nobody joins it, so any port will do. verl chose one some time ago; another process may have it now.
+                os.environ["MASTER_PORT"] = "0"
         return original(timeout_second=timeout_second, backend=backend)
 
     distributed.initialize_global_process_group_ray = initialize_global_process_group_ray

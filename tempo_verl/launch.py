@@ -17,7 +17,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tempo_verl.config.checks import check_settings
 from tempo_verl.config.cluster import loopback, trainer_environment, trains_here
@@ -29,6 +28,7 @@ from tempo_verl.config.schema import read_settings
 from tempo_verl.doctor import check_entry_point, surroundings
 from tempo_verl.errors import UserError
 from tempo_verl.processes import READY, end_with_parent, none_left
+from tempo_verl.progress import display
 from tempo_verl.run import Run
 from tempo_verl.trainer.status import State, read_status
 
@@ -49,6 +49,7 @@ def run_training(
     max_restarts: int = 0,
     ended: Callable[[float], None] | None = None,
     meanwhile: Callable[[], object] | None = None,
+    hints: bool = False,
 ) -> float:
     """Check, then train until done.
 
@@ -60,6 +61,7 @@ def run_training(
         max_restarts: how often a run that fails goes on from its last checkpoint; not after a mistake, which would be
             met again.
         ended: called with the seconds the training process ran, also when it failed or was interrupted.
+        hints: tell what may have been overlooked.
         meanwhile: makes what the training begins with, while its process imports what takes seconds; on one machine.
 
     Returns:
@@ -88,6 +90,9 @@ def run_training(
         sys.executable, "-m", LOCAL if trains_here(config) else "verl.trainer.main_ppo",
         "--config-path", f"pkg://{CONFIG_MODULE}", "--config-name", CONFIG_NAME, *overrides,
     ]  # fmt: skip
+    if hints and not config.trainer.test_freq > 0 and not config.trainer.val_only:
+        hint = "nothing is validated in it (trainer.test_freq, data.val_files), so no report can say whether it helped"
+        _tell(console, f"{title}: {hint}")
     started, show = time.monotonic(), not verbose
 
     def complete() -> None:
@@ -212,6 +217,8 @@ def _train_once(
             _watch(process, run, config, console, title, earlier_config, show)
         except BaseException as error:
             _stop(process)
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                _tell(console, f"{title}: {_interrupted(run, config, earlier_config)}; log: {run.log}")
             if isinstance(error, _Refused):
                 _clear_log(run, earlier_log)
             raise
@@ -231,6 +238,17 @@ def _train_once(
         said = f"the trainer's process ended without a word, killed, crashed or out of memory ({said})"
     cause = status.error or said
     return status, Failure(cause.rpartition("UserError: ")[2], in_vain="UserError: " in cause)
+
+
+def _interrupted(run: Run, config: DictConfig, earlier_config: tuple[int, int] | None) -> str:
+    """What a command leaves that was told to end, and what the same command does next."""
+    begun = _stamp(run.config) != earlier_config
+    number = read_status(run.status).round if begun else 0
+    told = f"interrupted after round {number}" if number else "interrupted before the first round was over"
+    checkpoint = restored_checkpoint(config) if begun else None
+    if checkpoint is None:
+        return f"{told}; no checkpoint of it is there (trainer.save_freq), the same command begins anew"
+    return f"{told}; the same command goes on from the checkpoint of round {round_of(checkpoint)}"
 
 
 def _tell(console: Console, line: str) -> None:
@@ -276,43 +294,23 @@ def _watch(
     show: bool,
 ) -> None:
     """Follow the metrics file from the run's begin, which puts an earlier one aside, until the process ends."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[news]}"),
-    )
     rounds = config.trainer.total_training_steps
-    with Progress(*columns, console=console, disable=not show) as progress:
-        bar = progress.add_task(title, total=rounds, news="checking data and models, starting Ray")
-        lines = follow(run.metrics)
-        while process.poll() is None:
-            if _stamp(run.config) != earlier_config:
-                _show(progress, bar, lines)
-            if progress.finished:
-                progress.update(bar, news="rounds done, finishing")
+    shown, lines, told = display(console, title, rounds, run.log) if show else None, follow(run.metrics), 0
+    try:
+        while True:
+            ended = process.poll() is not None  # before the lines: what was written until then is shown
+            while _stamp(run.config) != earlier_config and (line := next(lines)) is not None:
+                told = line["step"]
+                if shown is not None:
+                    shown.round(told, line["data"])
+            if ended:
+                return
+            if shown is not None and told >= rounds:
+                shown.finishing()
             time.sleep(POLL_SECONDS)
-        if process.returncode == 0:
-            _show(progress, bar, lines)
-            progress.update(bar, news="done")
-
-
-def _show(progress: Progress, bar, lines: Iterator[dict | None]) -> None:
-    while (line := next(lines)) is not None:
-        data = line["data"]
-        news = [
-            f"{label} {data[name]:.2f}"
-            for label, name in (
-                ("accuracy D_L", "tempo/labeled/accuracy"),
-                ("AUROC", "tempo/labeled/auroc"),
-                ("reward D_U", "tempo/unlabeled/reward_mean"),
-            )
-            if name in data
-        ]
-        progress.update(bar, completed=line["step"], news="  ".join(news) or "evaluated")
+    finally:
+        if shown is not None:
+            shown.end()
 
 
 def follow(path: Path) -> Iterator[dict | None]:

@@ -101,6 +101,7 @@ def train(
         title="training",
         verbose=verbose,
         max_restarts=max_restarts,
+        hints=True,
         ended=lambda seconds: write_run_info(run_dir, command, {"training": seconds}),
     )
     _report(run_dir, console)

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -21,6 +21,8 @@ from tempo_verl.evaluation.engines import Engine, Sampling, first_line, load_eng
 from tempo_verl.evaluation.questions import Question, digest, prompt_ids
 from tempo_verl.evaluation.samples import Sample, SampleStore, spelled
 from tempo_verl.rewards import Score, score
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,7 @@ class Sampler:
         with Progress(*columns, console=self.console) as progress, ThreadPoolExecutor() as threads:
             total = len(questions) * self.sampling.n
             bar = progress.add_task(title, total=total, completed=total - len(tasks))
-            for start in range(0, len(tasks), engine.batch_size):
-                batch = tasks[start : start + engine.batch_size]
+            for batch in batches(tasks, engine.batch_size):
                 store.append(self._draw_batch(batch, threads))
                 progress.advance(bar, len(batch))
 
@@ -195,6 +196,14 @@ class Sampler:
                 f"{positions} positions of {options.model}; set it to at most {positions - longest}"
             )
         return prompts
+
+
+def batches(tasks: Sequence[T], most: int) -> Iterator[Sequence[T]]:
+    """Parts of up to ``most``; the first are smaller, so that an interruption soon loses little."""
+    start, size = 0, max(most // 8, 1)
+    while start < len(tasks):
+        yield tasks[start : start + size]
+        start, size = start + size, min(2 * size, most)
 
 
 def sample_seed(seed: int, index: int, sample: int) -> int:

@@ -35,7 +35,8 @@ def evaluate(
     limit: int | None = None,
     other: Path | None = None,
 ) -> dict[str, Any]:
-    """Sample, measure, and write ``samples.jsonl``, ``settings.json``, ``results.json`` and ``table.md`` to ``out``.
+    """Sample, measure, and write ``samples.jsonl``, ``questions.jsonl``, ``settings.json``,
+    ``results.json`` and ``table.md`` to ``out``.
 
     Args:
         files: question files in verl's columns; a row without a ground truth only counts in measures that need none.
@@ -56,6 +57,8 @@ def evaluate(
     if theirs is not None and {sample.hash for sample in theirs}.isdisjoint(question.hash for question in questions):
         raise UserError(f"--compare={other}: no question in both; compare evaluations of the same data")
     samples = Sampler(sampling, console).draw(questions, files, out)
+    lines = ({"index": one.index, "question": one.text, "ground_truth": one.ground_truth} for one in questions)
+    write_whole(out / "questions.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     results = summarise(samples, ks)
     results["notes"] = notes(results)
     if theirs is not None:

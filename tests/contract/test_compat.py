@@ -104,6 +104,17 @@ def test_ours_asks_for_gloo(group: list[dict[str, Any]]) -> None:
     assert "gloo" in repr(BackendConfig("cpu:gloo"))
 
 
+@pytest.mark.parametrize(("world_size", "port"), [("1", "0"), ("2", "45483")])
+def test_a_group_of_one_takes_any_port(
+    group: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, world_size: str, port: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", world_size)
+    monkeypatch.setenv("MASTER_PORT", "45483")  # that verl has chosen
+    verl_distributed.initialize_global_process_group_ray()
+    assert os.environ["MASTER_PORT"] == port
+    assert group[0]["world_size"] == int(world_size)
+
+
 def test_accelerators_and_explicit_backends_are_left_alone(
     group: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

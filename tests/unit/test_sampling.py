@@ -317,3 +317,11 @@ def test_rows_are_limited_one_by_one() -> None:
     limited = restrict(log_probs, torch.tensor([3, 1, 3, 2]), torch.tensor([1.0, 1.0, 0.6, 1.0]))
     assert limited.isfinite().tolist() == [[True] * 3, [True, False, False], [True, True, False], [True, True, False]]
     assert restrict(log_probs, torch.tensor([3] * 4), torch.ones(4)) is log_probs  # nothing to do
+
+
+def test_the_first_batches_are_small() -> None:
+    from tempo_verl.evaluation.draw import batches
+
+    assert [len(batch) for batch in batches(range(200), 64)] == [8, 16, 32, 64, 64, 16]
+    assert [item for batch in batches(range(20), 4) for item in batch] == list(range(20))
+    assert list(batches([], 64)) == []
