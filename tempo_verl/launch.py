@@ -25,6 +25,7 @@ from tempo_verl.config.files import lacks_predictions, restored_checkpoint, roun
 from tempo_verl.config.preflight import CHECKED, REFUSED
 from tempo_verl.config.resume import check_folder, check_unchanged
 from tempo_verl.config.schema import read_settings
+from tempo_verl.console import tell
 from tempo_verl.doctor import check_entry_point, surroundings
 from tempo_verl.errors import UserError
 from tempo_verl.processes import READY, end_with_parent, none_left
@@ -80,7 +81,7 @@ def run_training(
             check_unchanged(config, read_settings(config))
         check_folder(run.folder, config)
     if rounds is not None:
-        _tell(
+        tell(
             console,
             f"{title}: all {rounds} rounds are in {run.folder} already, so nothing was trained; raise tempo.rounds to "
             "go on",
@@ -92,7 +93,7 @@ def run_training(
     ]  # fmt: skip
     if hints and not config.trainer.test_freq > 0 and not config.trainer.val_only:
         hint = "nothing is validated in it (trainer.test_freq, data.val_files), so no report can say whether it helped"
-        _tell(console, f"{title}: {hint}")
+        tell(console, f"{title}: {hint}")
     started, show = time.monotonic(), not verbose
 
     def complete() -> None:
@@ -112,7 +113,7 @@ def run_training(
                     break
                 if restarts == max_restarts or failure.in_vain:
                     raise UserError(f"{title} failed: {failure.cause}" + (f" (full log: {run.log})" if show else ""))
-                _tell(console, f"{title} failed: {failure.cause}. Restart {restarts + 1} of {max_restarts}")
+                tell(console, f"{title} failed: {failure.cause}. Restart {restarts + 1} of {max_restarts}")
                 command = [*command, "trainer.resume_mode=auto"]  # from the last checkpoint, wherever it began
         except _Refused:
             raise
@@ -122,9 +123,9 @@ def run_training(
     seconds = _report_time(ended, started)
     assert status is not None, "there is at least one try"
     for notice in status.notices:
-        _tell(console, f"{title}: {notice}")
+        tell(console, f"{title}: {notice}")
     if status.ends_early is not None:
-        _tell(console, f"{title} ended early: {status.ends_early}")
+        tell(console, f"{title} ended early: {status.ends_early}")
     return seconds
 
 
@@ -218,7 +219,7 @@ def _train_once(
         except BaseException as error:
             _stop(process)
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                _tell(console, f"{title}: {_interrupted(run, config, earlier_config)}; log: {run.log}")
+                tell(console, f"{title}: {_interrupted(run, config, earlier_config)}; log: {run.log}")
             if isinstance(error, _Refused):
                 _clear_log(run, earlier_log)
             raise
@@ -249,10 +250,6 @@ def _interrupted(run: Run, config: DictConfig, earlier_config: tuple[int, int] |
     if checkpoint is None:
         return f"{told}; no checkpoint of it is there (trainer.save_freq), the same command begins anew"
     return f"{told}; the same command goes on from the checkpoint of round {round_of(checkpoint)}"
-
-
-def _tell(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _trained(run: Run, config: DictConfig) -> int | None:
@@ -310,7 +307,7 @@ def _watch(
             time.sleep(POLL_SECONDS)
     finally:
         if shown is not None:
-            shown.end()
+            shown.end(done=process.returncode == 0)
 
 
 def follow(path: Path) -> Iterator[dict | None]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress, TextColumn
 
+from tempo_verl.console import bar_columns, tell
 from tempo_verl.trainer.watch import ALARMS
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -31,8 +32,8 @@ class Display(Protocol):
     def finishing(self) -> None:
         """All rounds are over, and the process goes on."""
 
-    def end(self) -> None:
-        """Nothing more is shown."""
+    def end(self, done: bool) -> None:
+        """Nothing more is shown; ``done``: the process ended well."""
 
 
 def display(console: Console, title: str, rounds: int, log: Path) -> Display:
@@ -49,29 +50,22 @@ class Bar:
     """A progress bar."""
 
     def __init__(self, console: Console, title: str, rounds: int):
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[news]}"),
-        )
         self._title, self._raised = title, Raised()
-        self._progress = Progress(*columns, console=console)
+        self._progress = Progress(*bar_columns(), TextColumn("{task.fields[news]}"), console=console)
         self._bar = self._progress.add_task(title, total=rounds, news=BEGINNING)
         self._progress.start()
 
     def round(self, step: int, data: Mapping[str, float]) -> None:
         self._progress.update(self._bar, completed=step, news=news(data) or "evaluated")
         for alarm in self._raised.by(data):
-            self._progress.console.print(f"{self._title}, round {step}: {alarm}", highlight=False, markup=False)
+            tell(self._progress.console, f"{self._title}, round {step}: {alarm}")
 
     def finishing(self) -> None:
-        self._progress.update(self._bar, news=FINISHING)
+        self._progress.update(self._bar, news=FINISHING, refresh=True)
 
-    def end(self) -> None:
+    def end(self, done: bool) -> None:
+        if done:
+            self._progress.update(self._bar, news="done")
         self._progress.stop()
 
 
@@ -107,11 +101,11 @@ class Lines:
     def finishing(self) -> None:
         pass
 
-    def end(self) -> None:
+    def end(self, done: bool) -> None:
         pass
 
     def _say(self, text: str) -> None:
-        self._console.print(f"{self._title}: {text}", highlight=False, markup=False, soft_wrap=True)
+        tell(self._console, f"{self._title}: {text}")
 
 
 class Raised:

@@ -30,11 +30,12 @@ def plan(
     try are shown, each with what becomes of it.
     """
     from tempo_verl.config.composed import resolve_config
+    from tempo_verl.console import tell
     from tempo_verl.errors import UserError
     from tempo_verl.planning import estimate as planning
     from tempo_verl.planning.architecture import find
     from tempo_verl.planning.machine import read
-    from tempo_verl.planning.shown import show, tell
+    from tempo_verl.planning.shown import show
 
     machine = read(gpus, gpu_memory, tflops, bandwidth)
     overrides = [f"trainer.nnodes={machine.nodes}", f"trainer.n_gpus_per_node={machine.per_node}"]

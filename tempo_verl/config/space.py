@@ -30,6 +30,12 @@ def weights(model: Path) -> int:
     return count
 
 
+def bytes_a_weight(config: DictConfig, role: str) -> int:
+    """Bytes that a checkpoint holds for each weight of a role: actor or critic."""
+    section = "critic" if role == "critic" else "actor_rollout_ref.actor"
+    return sum(BYTES.get(part, 0) for part in OmegaConf.select(config, f"{section}.checkpoint.save_contents"))
+
+
 def kept(config: DictConfig, role: str) -> int:
     """Checkpoints of a role that are on the disk at a time, at most: one that is to go stays until the next is whole.
 
@@ -62,10 +68,7 @@ def check_disk(config: DictConfig) -> str:
     """
     folder, needed, parts = Path(config.trainer.default_local_dir).absolute(), 0, []
     for role in _trained(config):
-        section = "critic" if role.name == "critic" else "actor_rollout_ref.actor"
-        contents = OmegaConf.select(config, f"{section}.checkpoint.save_contents")
-        size, number = _weights(role), kept(config, role.name)
-        each = sum(BYTES.get(part, 0) for part in contents)
+        size, number, each = _weights(role), kept(config, role.name), bytes_a_weight(config, role.name)
         needed += size * each * number
         parts.append(f"{role.name} {size / 1e6:,.1f}M weights x {each} bytes x {number}")
     there = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else 0

@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.text import Text
 
+from tempo_verl.console import bar_columns
 from tempo_verl.errors import UserError
 from tempo_verl.evaluation.critic import Critic, check_critic
 from tempo_verl.evaluation.engines import Engine, Sampling, first_line, load_engine
@@ -87,15 +88,7 @@ class Sampler:
             there = f"{title}: {len(store.samples)} samples are in {store.folder} already, {len(tasks)} are missing"
             self.console.print(Text(there), soft_wrap=True)
         store.create()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=self.console) as progress, ThreadPoolExecutor() as threads:
+        with Progress(*bar_columns(), console=self.console) as progress, ThreadPoolExecutor() as threads:
             total = len(questions) * self.sampling.n
             bar = progress.add_task(title, total=total, completed=total - len(tasks))
             for batch in batches(tasks, engine.batch_size):

@@ -16,12 +16,13 @@ from tempo_verl.config.preflight import check_contents
 from tempo_verl.config.resume import check_folder
 from tempo_verl.config.schema import read_settings
 from tempo_verl.config.space import check_disk, free_bytes, weights
+from tempo_verl.console import tell
 from tempo_verl.errors import Skipped, UserError
 from tempo_verl.launch import compose
 from tempo_verl.planning.architecture import Architecture, find
 from tempo_verl.planning.estimate import BANDWIDTH_SHARE, MFU, assumed, estimate
 from tempo_verl.planning.machine import Machine
-from tempo_verl.planning.shown import show, size, tell
+from tempo_verl.planning.shown import show, size
 from tempo_verl.run import Run, resolved
 from tempo_verl.trainer.manifest import write_text
 

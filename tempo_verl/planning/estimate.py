@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from tempo_verl.config.checks import check_divisions
 from tempo_verl.config.layout import roles
 from tempo_verl.config.schema import read_settings
-from tempo_verl.config.space import BYTES, kept
+from tempo_verl.config.space import bytes_a_weight, kept
 from tempo_verl.errors import UserError
 from tempo_verl.planning.architecture import Architecture
 from tempo_verl.planning.machine import Machine
@@ -145,10 +145,7 @@ def estimate(
     for name in models:
         if name == "critic" and not config.critic.enable:
             continue
-        section = "critic" if name == "critic" else "actor_rollout_ref.actor"
-        contents = OmegaConf.select(config, f"{section}.checkpoint.save_contents")
-        each = sum(BYTES.get(part, 0) for part in contents)
-        checkpoints[name] = (models[name][1] * each, kept(config, name))
+        checkpoints[name] = (models[name][1] * bytes_a_weight(config, name), kept(config, name))
     return Estimate(
         method.name,
         method.settings.rounds,

@@ -6,6 +6,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from tempo_verl.console import tell
 from tempo_verl.planning.estimate import Estimate
 
 
@@ -15,10 +16,6 @@ def show(found: Estimate, console: Console) -> None:
         console.print(table)
     for line in _whole(found):
         tell(console, line)
-
-
-def tell(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def size(number: float) -> str:

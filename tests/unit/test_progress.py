@@ -69,7 +69,7 @@ def test_a_terminal_gets_a_bar() -> None:
     assert isinstance(bar, Bar)
     bar.round(2, ROUND | {"tempo/alarm/gap": 1.0})
     bar.finishing()
-    bar.end()
+    bar.end(done=True)
     assert "TEMPO, round 2: alarm gap: the critic is too optimistic" in out.getvalue()
     assert "2/3" in out.getvalue() and "rounds done, finishing" in out.getvalue()
     assert isinstance(display(Console(file=io.StringIO()), "TEMPO", 3, Path("log")), Lines)
